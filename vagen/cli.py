@@ -1,0 +1,322 @@
+"""The command line: ``vagen VERB``. Parses, calls, and turns errors of use into one line and exit code 2."""
+
+from __future__ import annotations
+
+import argparse
+import os
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+
+# Threads that wait must not spin: beside a busy neighbour that costs most of the speed. Read when torch is imported,
+# which every command below does only once it knows what to do (so `vagen --help` answers at once).
+os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
+os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
+os.environ.setdefault("TRANSFORMERS_VERBOSITY", "error")
+
+
+class UsageError(ValueError):
+    """A command line that cannot be carried out."""
+
+
+class _Parser(argparse.ArgumentParser):
+    def error(self, message: str) -> None:  # type: ignore[override]
+        raise UsageError(f"{message} (see `{self.prog} --help`)")
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run a command. Returns 0 for success, 2 for bad usage or input; anything unexpected rises."""
+    try:
+        parsed, rest = _parser().parse_known_args(arguments)
+        overrides = _overrides(rest, allowed=parsed.configurable)
+        return parsed.run(parsed, overrides)
+    except _expected_errors() as error:
+        print(f"vagen: {' '.join(str(error).split())}", file=sys.stderr)
+        return 2
+    except KeyboardInterrupt:
+        print("vagen: interrupted", file=sys.stderr)
+        return 130
+
+
+def _expected_errors() -> tuple[type[ValueError], ...]:
+    """Errors whose message is written for the user. The modules are imported already if one of theirs was raised."""
+    names = {
+        "vagen.cli": ["UsageError"],
+        "worlds.core": ["WorldError"],
+        "vagen.cloze.grammar": ["ClozeError"],
+        "vagen.config": ["ConfigError"],
+        "vagen.files": ["OutputError"],
+        "vagen.data.shards": ["DataError"],
+        "vagen.policy.policy": ["ModelError"],
+        "vagen.evaluate.report": ["ReportError"],
+    }
+    found = [getattr(sys.modules[m], n) for m, classes in names.items() if m in sys.modules for n in classes]
+    return (UsageError, *found)
+
+
+def _overrides(rest: Sequence[str], allowed: bool) -> list[str]:
+    """What is left of a command line as overrides: ``--section.key=value`` or ``--section.key value``."""
+    if rest and not allowed:
+        raise UsageError(f"unrecognised arguments: {' '.join(rest)}")
+    overrides: list[str] = []
+    for word in rest:
+        if word.startswith("--"):
+            overrides.append(word)
+        elif overrides and "=" not in overrides[-1]:
+            overrides[-1] += f"={word}"
+        else:
+            raise UsageError(f"unrecognised argument {word!r}: overrides are written --section.key=value")
+    return overrides
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = _Parser(prog="vagen", description=__import__("vagen").__doc__)
+    verbs = parser.add_subparsers(title="commands", metavar="VERB", parser_class=_Parser, required=True)
+
+    verb = _verb(verbs, "quickstart", _quickstart, "collect, train, evaluate, export and report in one go", True)
+    verb.add_argument("--config", help="default: the configuration that comes with the package")
+    _processes(verb)
+
+    verb = _verb(verbs, "worlds", _worlds, "list the worlds, or draw one")
+    verb.add_argument("--draw", metavar="WORLD", help="write a sheet of random states of this world")
+    verb.add_argument("--output", type=Path, default=Path("worlds.png"))
+
+    verb = _verb(verbs, "collect", _collect, "play episodes and keep them as shards", True)
+    verb.add_argument("--config")
+    verb.add_argument("--worlds", nargs="+", metavar="WORLD")
+    verb.add_argument("--split", choices=["train", "val", "test"])
+    verb.add_argument("--output", type=Path, default=Path("data"))
+
+    verb = _verb(verbs, "train", _train, "train a policy with cloze objectives", True)
+    verb.add_argument("--config", required=True)
+    verb.add_argument("--resume", action="store_true", help="go on from the newest checkpoint of the same output")
+    _processes(verb)
+
+    verb = _verb(verbs, "inspect", _inspect, "print the exact tokens of training samples", True)
+    verb.add_argument("--config", required=True)
+    verb.add_argument("--number", type=int, default=0, help="which group of the stream")
+    verb.add_argument("--output", type=Path, help="also write the images here")
+
+    kinds = _verb(verbs, "eval", None, "measure a model").add_subparsers(
+        metavar="WHAT", parser_class=_Parser, required=True
+    )
+    verb = _verb(kinds, "worldmodel", _eval_worldmodel, "accuracy of clozes by free generation: a report card")
+    verb.add_argument("--model", required=True, help="a model folder or a Hub id")
+    _what_to_ask(verb, n=300, out="card.json")
+    verb.add_argument(
+        "--clozes", nargs="+", metavar="CLOZE", help="names or patterns; default: what it was trained with"
+    )
+    verb.add_argument("--representation", choices=["natural", "json", "grid"], help="default: as in training")
+    verb.add_argument("--training-shards", nargs="+", type=Path, default=[], metavar="FOLDER")
+    verb = _verb(kinds, "agent", _eval_agent, "success of random, expert and model in episodes")
+    verb.add_argument("--model", help="a model folder or a Hub id; without it only random and expert play")
+    _what_to_ask(verb, n=100, out="agents.json")
+    verb.add_argument("--max-steps", type=int, default=30)
+
+    verb = _verb(verbs, "export", _export, "make a plain Hugging Face folder of a run or model")
+    verb.add_argument("source", type=Path, help="a run or a model folder")
+    verb.add_argument("--output", type=Path, required=True)
+    verb.add_argument("--card", type=Path, help="a report card for the model card")
+
+    verb = _verb(verbs, "report", _report, "make one HTML page of a run")
+    verb.add_argument("run_folder", type=Path, metavar="RUN")
+    return parser
+
+
+def _verb(verbs, name, run, help, configurable=False) -> argparse.ArgumentParser:  # type: ignore[no-untyped-def]
+    epilog = "Any configuration key can be overridden: --section.key=value" if configurable else None
+    parser = verbs.add_parser(
+        name, help=help, description=f"{help[0].upper()}{help[1:]}.", epilog=epilog, allow_abbrev=False
+    )
+    parser.set_defaults(run=run, configurable=configurable)
+    return parser
+
+
+def _processes(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument(
+        "--processes", type=int, help="training processes on this machine (default: one per GPU, or 2)"
+    )
+
+
+def _what_to_ask(parser: argparse.ArgumentParser, n: int, out: str) -> None:
+    parser.add_argument("--worlds", nargs="+", metavar="WORLD", help="default: what the model was trained on")
+    parser.add_argument("--n", type=int, default=n, help="samples or episodes per row")
+    parser.add_argument("--seed", type=int, default=1)
+    parser.add_argument("--split", choices=["train", "val", "test"], default="test")
+    parser.add_argument("--batch", type=int, default=128)
+    parser.add_argument("--out", type=Path, default=Path(out), help="where the JSON goes")
+
+
+# ------------------------------------------------------------------------------------------------------------- verbs
+
+
+def _quickstart(args: argparse.Namespace, overrides: list[str]) -> int:
+    from vagen.config import load, shipped
+
+    config = load(args.config or shipped("quickstart.yaml"), overrides)
+    from vagen.quickstart import quickstart
+
+    print(quickstart(config, args.processes or _default_processes()))
+    return 0
+
+
+def _worlds(args: argparse.Namespace, _: list[str]) -> int:
+    from worlds import make, registered
+
+    if args.draw is None:
+        for id in registered():
+            world = make(id)
+            print(f"{id:<30} actions: {', '.join(world.actions)}")
+        return 0
+    from vagen.evaluate.sheet import draw_sheet
+
+    print(draw_sheet(args.draw, args.output))
+    return 0
+
+
+def _collect(args: argparse.Namespace, overrides: list[str]) -> int:
+    from vagen.config import load
+
+    config = load(args.config, overrides)
+    given = {"worlds": tuple(args.worlds) if args.worlds else None, "split": args.split}
+    chosen = config.collect.model_copy(update={key: value for key, value in given.items() if value is not None})
+    from vagen.data.shards import MANIFEST
+    from vagen.rollout.collect import collect
+
+    for folder, manifest in collect(chosen, args.output, config.seed).items():
+        print(
+            f"{manifest.world}: {manifest.trajectories} trajectories, {manifest.transitions} transitions, "
+            f"{manifest.layouts} layouts",
+            file=sys.stderr,
+        )
+        print(folder / MANIFEST)
+    return 0
+
+
+def _train(args: argparse.Namespace, overrides: list[str]) -> int:
+    from vagen.config import ConfigError, load
+
+    config = load(args.config, overrides)
+    from vagen.train.launch import launched, run_processes
+
+    processes = args.processes or 1
+    if processes > 1 and not launched():
+        from vagen.train.run import open_stream
+
+        open_stream(config)
+        if config.train.rows % (processes * config.train.micro_rows):
+            raise ConfigError(
+                f"train.rows={config.train.rows} is not a multiple of {processes} processes times "
+                f"train.micro_rows={config.train.micro_rows}"
+            )
+        words = ["--config", args.config, *overrides, *(["--resume"] if args.resume else [])]
+        return run_processes(processes, words)
+    from vagen.train.cloze import train
+
+    model = train(config, args.resume)
+    if os.environ.get("RANK", "0") == "0":
+        print(model)
+    return 0
+
+
+def _inspect(args: argparse.Namespace, overrides: list[str]) -> int:
+    from vagen.config import load
+
+    config = load(args.config, overrides)
+    from vagen.train.inspection import inspect_group
+
+    print(inspect_group(config, args.number, args.output))
+    return 0
+
+
+def _eval_worldmodel(args: argparse.Namespace, _: list[str]) -> int:
+    chat = _load_chat(args.model, args.representation)
+    trained = chat.policy.format
+    from vagen.evaluate.worldmodel import evaluate, summary
+    from vagen.files import write_json
+
+    card = evaluate(
+        chat,
+        _chosen(args.worlds, trained.worlds, "--worlds"),
+        _chosen(args.clozes, trained.clozes, "--clozes"),
+        _positive(args.n, "--n"),
+        args.seed,
+        args.split,
+        _positive(args.batch, "--batch"),
+        args.training_shards,
+    )
+    write_json(args.out, card)
+    print(summary(card), file=sys.stderr)
+    print(args.out)
+    return 0
+
+
+def _eval_agent(args: argparse.Namespace, _: list[str]) -> int:
+    from vagen.files import write_json
+    from vagen.rollout.agents import Agent, ExpertAgent, ModelAgent, RandomAgent
+
+    agents: list[Agent] = [RandomAgent(), ExpertAgent()]
+    trained: tuple[str, ...] = ()
+    if args.model is not None:
+        chat = _load_chat(args.model, None)
+        agents.append(ModelAgent(chat, _positive(args.batch, "--batch")))
+        trained = chat.policy.format.worlds
+    from vagen.evaluate.agent import evaluate
+
+    worlds = _chosen(args.worlds, trained, "--worlds")
+    steps = _positive(args.max_steps, "--max-steps")
+    result = evaluate(agents, worlds, _positive(args.n, "--n"), args.seed, args.split, steps)
+    write_json(args.out, result)
+    for row in result["rows"]:
+        interval = f"{row['ci_low']:.3f} – {row['ci_high']:.3f}"
+        print(f"{row['world']:<22}{row['agent']:<16}{row['success']:>7.3f}  ({interval})", file=sys.stderr)
+    print(args.out)
+    return 0
+
+
+def _export(args: argparse.Namespace, _: list[str]) -> int:
+    from vagen.export import export
+
+    print(export(args.source, args.output, args.card))
+    return 0
+
+
+def _report(args: argparse.Namespace, _: list[str]) -> int:
+    from vagen.evaluate.report import write_report
+
+    print(write_report(args.run_folder))
+    return 0
+
+
+def _load_chat(model: str, representation: str | None):  # type: ignore[no-untyped-def]
+    from dataclasses import replace
+
+    from vagen.policy.chat import Chat
+    from vagen.policy.policy import load
+
+    policy = load(model)
+    if representation is not None:
+        policy = replace(policy, format=replace(policy.format, representation=representation))
+    return Chat(policy)
+
+
+def _chosen(given: Sequence[str] | None, trained: Sequence[str], option: str) -> Sequence[str]:
+    if not (given or trained):
+        raise UsageError(f"the model does not say what it was trained on: give {option}")
+    return given or trained
+
+
+def _positive(value: int, option: str) -> int:
+    if value <= 0:
+        raise UsageError(f"{option} must be positive, got {value}")
+    return value
+
+
+def _default_processes() -> int:
+    import torch
+
+    return torch.cuda.device_count() or min(2, os.cpu_count() or 1)
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,1 @@
+"""Cloze tests over MDP tuples: the grammar, how samples are built, and how answers are scored."""

@@ -1,0 +1,228 @@
+"""Configuration: YAML files plus dotted overrides, checked before anything starts.
+
+Every key is declared here with its default and meaning; an unknown key is refused with the nearest known one.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator, Mapping, Sequence
+from difflib import get_close_matches
+from pathlib import Path
+from typing import Any, Literal
+
+import yaml
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
+
+from vagen.files import write_text_atomically
+from worlds.text import Representation
+
+
+class ConfigError(ValueError):
+    """A configuration that cannot be used; the message names the key, the file and the remedy."""
+
+
+class Section(BaseModel):
+    """A part of the configuration; frozen, and closed to keys it does not declare."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True, protected_namespaces=())
+
+
+class Collect(Section):
+    """What ``vagen collect`` gathers."""
+
+    worlds: tuple[str, ...] = ("minigrid-rooms-6x6", "sokoban-6x6", "frozenlake-6x6")
+    episodes: int = Field(default=1000, gt=0, description="trajectories per world")
+    max_steps: int = Field(default=10, gt=0, description="an episode is cut here, if the world has not ended before")
+    behaviour: Literal["random", "expert", "mixture"] = "mixture"
+    epsilon: float = Field(default=0.5, ge=0, le=1, description="mixture: chance of a random action at each step")
+    split: Literal["train", "val", "test"] = "train"
+    shard_size: int = Field(default=500, gt=0, description="trajectories per shard")
+
+
+class Tiny(Section):
+    """A small VLM with random weights: a real ``transformers`` architecture, sized for two CPU cores."""
+
+    architecture: Literal["idefics3", "qwen3_vl"] = "idefics3"
+    hidden_size: int = 96
+    layers: int = 3
+    head_size: int = 32
+    vision_hidden_size: int = 64
+    vision_layers: int = 2
+    image_size: int = Field(default=48, description="pixels per side, as the worlds render; boards are never resized")
+    patch_size: int = Field(default=8, description="pixels per side of a vision patch: one tile")
+    merge: int = Field(
+        default=1, description="patches per side that become one image token; 1: a token per tile, learned fastest"
+    )
+    vocabulary: int = Field(default=640, description="upper bound of the tokenizer's size")
+    init_std: float = Field(default=0.1, description="at the usual 0.02 a model this small learns nothing")
+    position_std: float = Field(
+        default=0.5, description="initial vision positions, as large as patches: places are learned first"
+    )
+    rope_theta: float = Field(default=100.0, description="small, for small heads and short contexts")
+
+
+class Model(Section):
+    """Which policy: a folder or Hub id, or else the tiny default made from ``tiny``."""
+
+    path: str | None = None
+    tiny: Tiny = Tiny()
+    attention: Literal["sdpa", "eager"] = "sdpa"
+    trust_remote_code: bool = False
+
+
+class Clozes(Section):
+    """Which clozes, how they are written, and how much each counts."""
+
+    weights: dict[str, float] = Field(
+        default={"state_estimation": 1.0, "forward_dynamics": 1.0, "inverse_dynamics": 4.0},
+        description="loss weight of each cloze, by name or pattern",
+    )
+    representation: Representation = "grid"
+    imagined: bool = Field(default=True, description="ask dynamics for every action the agent could have taken")
+    explain: bool = Field(default=True, description="put the world's rules and the notation into a system message")
+
+
+class Optimizer(Section):
+    """AdamW with a linear warm-up and a cosine decay to ``final_lr`` times the peak."""
+
+    lr: float = Field(default=1.5e-3, gt=0)
+    betas: tuple[float, float] = (0.9, 0.95)
+    weight_decay: float = Field(default=0.01, ge=0)
+    warmup_steps: int = Field(default=50, ge=0)
+    final_lr: float = Field(default=0.02, ge=0, le=1)
+    clip: float = Field(default=1.0, gt=0, description="largest global gradient norm")
+
+
+class Train(Section):
+    """The training loop."""
+
+    steps: int = Field(default=2000, gt=0)
+    rows: int = Field(default=16, gt=0, description="packed rows per step, over all processes")
+    micro_rows: int = Field(default=8, gt=0, description="packed rows per forward pass of one process")
+    balance: float = Field(
+        default=0.5,
+        ge=0,
+        le=1,
+        description="weight of an answer token: its frequency among answers to the power of minus this",
+    )
+    zero_stage: Literal[0, 1, 2] = 0
+    precision: Literal["fp32", "bf16"] = "fp32"
+    workers: int = Field(default=0, ge=0, description="data loading processes per training process")
+    log_every: int = Field(default=20, gt=0)
+    checkpoint_every: int = Field(default=1000, gt=0)
+    keep_checkpoints: int = Field(default=2, gt=0)
+
+
+class Evaluate(Section):
+    """What ``vagen quickstart`` measures after training."""
+
+    clozes: tuple[str, ...] = ("state_estimation", "forward_dynamics", "inverse_dynamics")
+    n: int = Field(default=300, gt=0, description="samples per world and cloze")
+    episodes: int = Field(default=100, gt=0, description="episodes per world and agent")
+    batch: int = Field(default=128, gt=0)
+    seed: int = 1
+
+
+class Config(Section):
+    """A whole run."""
+
+    seed: int = 0
+    output: str = "outputs/run"
+    shards: tuple[str, ...] = Field(default=(), description="folders made by vagen collect")
+    collect: Collect = Collect()
+    model: Model = Model()
+    clozes: Clozes = Clozes()
+    optimizer: Optimizer = Optimizer()
+    train: Train = Train()
+    evaluate: Evaluate = Evaluate()
+
+
+def load(path: str | Path | None, overrides: Sequence[str] = ()) -> Config:
+    """Read a configuration file and apply overrides such as ``train.steps=100``.
+
+    Raises:
+        ConfigError: the file is missing or no YAML mapping, a key is unknown, or a value does not fit.
+    """
+    values: dict[str, Any] = {}
+    origin = "defaults"
+    if path is not None:
+        origin = str(path)
+        values = _read(Path(path))
+    for override in overrides:
+        _apply(values, override)
+    try:
+        return Config.model_validate(values)
+    except ValidationError as error:
+        raise ConfigError(_explain(error, origin)) from None
+
+
+def save(config: Section, path: Path) -> None:
+    """Write the resolved configuration as YAML."""
+    write_text_atomically(path, yaml.safe_dump(config.model_dump(mode="json"), sort_keys=False))
+
+
+def shipped(name: str) -> Path:
+    """A configuration that comes with the package, in a wheel as in a checkout.
+
+    Raises:
+        ConfigError: there is none of this name.
+    """
+    package = Path(__file__).parent
+    for folder in (package / "configs", package.parent / "configs"):
+        if (folder / name).is_file():
+            return folder / name
+    raise ConfigError(f"no shipped configuration {name!r}: the installation lacks its configs folder; reinstall it")
+
+
+def _read(path: Path) -> dict[str, Any]:
+    try:
+        values = yaml.safe_load(path.read_text(encoding="utf-8"))
+    except (OSError, UnicodeDecodeError) as error:
+        raise ConfigError(f"cannot read configuration {path}: {getattr(error, 'strerror', None) or error}") from None
+    except yaml.YAMLError as error:
+        raise ConfigError(f"configuration {path} is not YAML: {' '.join(str(error).split())}") from None
+    if values is None:
+        return {}
+    if not isinstance(values, dict):
+        raise ConfigError(f"configuration {path} must be a mapping of keys to values")
+    return values
+
+
+def _apply(values: dict[str, Any], override: str) -> None:
+    key, equals, text = override.removeprefix("--").partition("=")
+    if not equals or not key:
+        raise ConfigError(f"override {override!r}: write --section.key=value")
+    *sections, last = key.split(".")
+    for section in sections:
+        values = values.setdefault(section, {})
+        if not isinstance(values, dict):
+            raise ConfigError(f"override {override!r}: {section!r} is a value, not a section")
+    try:
+        values[last] = yaml.safe_load(text)
+    except yaml.YAMLError:
+        raise ConfigError(f"override {override!r}: {text!r} is not a YAML value") from None
+
+
+def _explain(error: ValidationError, origin: str) -> str:
+    """One line for the first thing wrong."""
+    first = error.errors()[0]
+    key = ".".join(str(part) for part in first["loc"])
+    if first["type"] == "extra_forbidden":
+        near = get_close_matches(key, list(known_keys(Config)), n=1, cutoff=0.3)
+        hint = f"did you mean {near[0]!r}?" if near else "see vagen/config.py for the keys"
+        return f"unknown configuration key {key!r} (in {origin} or an override): {hint}"
+    return f"configuration key {key!r} (in {origin} or an override): {first['msg']}, got {first['input']!r}"
+
+
+def known_keys(section: type[Section], prefix: str = "") -> Iterator[str]:
+    """Every dotted key a configuration can have."""
+    for name, info in section.model_fields.items():
+        yield prefix + name
+        if isinstance(info.annotation, type) and issubclass(info.annotation, Section):
+            yield from known_keys(info.annotation, f"{prefix}{name}.")
+
+
+def environment(extra: Mapping[str, str] | None = None) -> dict[str, str]:
+    """The environment for a child process that trains on CPU beside others: threads that wait do not spin."""
+    return {**os.environ, "OMP_WAIT_POLICY": "PASSIVE", **(extra or {})}

@@ -1,0 +1,1 @@
+"""Trajectories on disk, and the stream of cloze samples made from them."""

@@ -1,0 +1,1 @@
+"""Measuring: world-model report cards, agents' success, and the page that shows them."""

@@ -1,0 +1,279 @@
+"""The world-model report card: accuracy of every cloze in every world by free generation, beside what it must beat."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import asdict, dataclass
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from tqdm import tqdm
+
+import vagen
+from vagen.cloze.grammar import Pattern, named
+from vagen.cloze.sample import Sample, build, simulator, window_at
+from vagen.cloze.scoring import Score, score
+from vagen.cloze.statistics import Proportion, ceiling, copy_floor, majority_floor, random_floor, skill, wilson
+from vagen.data.shards import read_manifest, read_shard
+from vagen.mdp import Trajectory
+from vagen.policy.batches import draw
+from vagen.policy.chat import Chat, Picture
+from vagen.policy.generate import generate
+from vagen.rollout.agents import MixtureAgent
+from vagen.rollout.collect import episode_seeds
+from vagen.rollout.episodes import play
+from worlds import Facts, Split, World, WorldError
+from worlds.text import Representation
+
+EFFECTIVE_SHARE = 0.8  # dynamics clozes: chance to insist on a first transition that changes what can be seen
+EPISODE_STEPS = 12  # episodes are played this long to draw windows from
+EXAMPLES = 4  # samples per row kept in the card, for people to look at
+
+
+@dataclass(frozen=True)
+class Row:
+    """One row of a report card.
+
+    Attributes:
+        world, cloze, pattern: what was asked.
+        input: ``image`` if an observation is shown, else ``text``.
+        representation: how states are written.
+        horizon: transitions the answer spans.
+        n: samples.
+        accuracy, ci_low, ci_high: share right, and its 95 % Wilson interval.
+        ceiling: what a perfect predictor can reach; None if unknown.
+        floors: share right of answering without understanding; None where a floor does not apply.
+        floor_intervals: (low, high) of each floor.
+        skill: (accuracy - best floor) / (ceiling - best floor).
+        field_f1: mean F1 per kind of thing, for state answers.
+        parsed: share of answers that could be read.
+        effective: share of samples whose window changes what can be seen; None for clozes about one moment.
+        seen_in_training: share of samples whose first transition also occurs in the training shards; None if unknown.
+        examples: a few samples with their answers.
+    """
+
+    world: str
+    cloze: str
+    pattern: str
+    input: str
+    representation: str
+    horizon: int
+    n: int
+    accuracy: float
+    ci_low: float
+    ci_high: float
+    ceiling: float | None
+    floors: dict[str, float | None]
+    floor_intervals: dict[str, tuple[float, float] | None]
+    skill: float | None
+    field_f1: dict[str, float]
+    parsed: float
+    effective: float | None
+    seen_in_training: float | None
+    examples: list[dict[str, Any]]
+
+
+def evaluate(
+    chat: Chat,
+    worlds: Sequence[str],
+    clozes: Sequence[str],
+    n: int,
+    seed: int,
+    split: Split = "test",
+    batch: int = 128,
+    training_shards: Sequence[Path] = (),
+) -> dict[str, Any]:
+    """The report card of a policy.
+
+    Args:
+        n: samples per world and cloze.
+        seed: decides the samples; equal seeds give every model the same questions.
+        training_shards: folders the model was trained on, to report how much of the test they contain.
+
+    Raises:
+        WorldError, ClozeError: unknown worlds or clozes, or too few samples to be had.
+    """
+    patterns = {cloze: named(cloze) for cloze in clozes}
+    for world in worlds:
+        simulator(world)  # unknown worlds are refused before anything is computed
+    seen = _transitions_of(training_shards)
+    rows = []
+    bar = tqdm(total=2 * n * len(worlds) * len(patterns), desc="evaluate", unit="answers", disable=None)
+    for world in worlds:
+        for cloze, pattern in patterns.items():
+            samples = draw_samples(world, cloze, pattern, n, seed, split, chat.policy.format.representation)
+            rows.append(_row(chat, samples, seed, batch, seen, bar))
+    bar.close()
+    return {
+        "rows": [asdict(row) for row in rows],
+        "split": split,
+        "model": chat.policy.name,
+        "seed": seed,
+        "versions": {"vagen": vagen.__version__, **{p: version(p) for p in ("torch", "transformers", "minigrid")}},
+    }
+
+
+def summary(card: dict[str, Any]) -> str:
+    """A report card as a table for a terminal."""
+    lines = [f"{'world':<22}{'cloze':<20}{'n':>5}{'accuracy':>10}{'95 % interval':>18}  {'best floor':<22}"]
+    for row in card["rows"]:
+        floors = {name: value for name, value in row["floors"].items() if value is not None}
+        best = max(floors, key=lambda name: floors[name])
+        interval = f"{row['ci_low']:.3f} – {row['ci_high']:.3f}"
+        lines.append(
+            f"{row['world']:<22}{row['cloze']:<20}{row['n']:>5}{row['accuracy']:>10.3f}{interval:>18}"
+            f"  {floors[best]:.3f} {best}"
+        )
+    mean = sum(row["accuracy"] for row in card["rows"]) / len(card["rows"])
+    return "\n".join([*lines, f"{'mean':<47}{mean:>10.3f}"])
+
+
+def draw_samples(
+    world: str, cloze: str, pattern: Pattern, n: int, seed: int, split: Split, representation: Representation
+) -> list[Sample]:
+    """``n`` samples, each from an episode of its own, as a function of the arguments alone."""
+    generator = np.random.default_rng([seed, 2])
+    samples = []
+    for episode in _episodes(world, n, seed, split):
+        start = _choose_window(simulator(world), episode, pattern, generator)
+        if start is not None:
+            samples.append(build(cloze, pattern, window_at(episode, start, max(1, pattern.length)), representation))
+        if len(samples) == n:
+            return samples
+    raise WorldError(f"world {world!r}: only {len(samples)} of {n} samples of {cloze!r} found; ask for fewer")
+
+
+def _episodes(world: str, n: int, seed: int, split: Split) -> Iterator[Trajectory]:
+    """Enough episodes to draw ``n`` windows from, though some are too short."""
+    seeds = episode_seeds(seed, world, f"evaluate-{split}", 6 * n)
+    return play(world, MixtureAgent(0.5), seeds, split, EPISODE_STEPS)
+
+
+def _choose_window(world: World, episode: Trajectory, pattern: Pattern, generator: np.random.Generator) -> int | None:
+    """Where in an episode to ask; ``None`` if nowhere."""
+    starts = np.arange(len(episode) - max(1, pattern.length) + 1)
+    if pattern.task == "policy":
+        moment = pattern.asked[0].time
+        starts = np.array([s for s in starts if world.optimal_actions(episode.snapshots[s + moment])], dtype=int)
+    elif pattern.dynamics and generator.random() < EFFECTIVE_SHARE:
+        changing = [s for s in starts if world.facts(episode.snapshots[s]) != world.facts(episode.snapshots[s + 1])]
+        starts = np.array(changing, dtype=int)
+    return int(generator.choice(starts)) if len(starts) else None
+
+
+def _row(
+    chat: Chat, samples: Sequence[Sample], seed: int, batch: int, seen: set[tuple[Facts, int, Facts]] | None, bar: tqdm
+) -> Row:
+    pattern = samples[0].pattern
+    pictures = draw(samples)
+    answers = _answers(chat, samples, pictures, batch, bar)
+    scores = [score(sample, answer) for sample, answer in zip(samples, answers, strict=True)]
+    accuracy = _share([s.correct for s in scores])
+    shuffled = _shuffled_image_floor(chat, samples, pictures, seed, batch, bar) if pattern.images else None
+    floors = {
+        "majority": majority_floor(samples),
+        "copy": copy_floor(samples),
+        "random": random_floor(samples),
+        "shuffled_image": shuffled,
+    }
+    top = ceiling(samples)
+    changes = [_changes(sample) for sample in samples]
+    return Row(
+        world=samples[0].window.world,
+        cloze=samples[0].name,
+        pattern=str(pattern),
+        input="image" if pattern.images else "text",
+        representation=samples[0].representation,
+        horizon=pattern.horizon,
+        n=len(samples),
+        accuracy=accuracy.value,
+        ci_low=accuracy.low,
+        ci_high=accuracy.high,
+        ceiling=top,
+        floors={name: floor.value if floor else None for name, floor in floors.items()},
+        floor_intervals={name: (floor.low, floor.high) if floor else None for name, floor in floors.items()},
+        skill=skill(accuracy.value, [floor.value for floor in floors.values() if floor], top),
+        field_f1=_mean_f1(scores),
+        parsed=float(np.mean([s.parsed for s in scores])),
+        effective=float(np.mean(changes)) if pattern.dynamics else None,
+        seen_in_training=None if seen is None else float(np.mean([_first_transition(s) in seen for s in samples])),
+        examples=[
+            _example(*parts) for parts in zip(samples[:EXAMPLES], answers[:EXAMPLES], scores[:EXAMPLES], strict=True)
+        ],
+    )
+
+
+def _answers(
+    chat: Chat, samples: Sequence[Sample], pictures: Sequence[Sequence[Picture]], batch: int, bar: tqdm
+) -> list[str]:
+    prompts = [(chat.prompt(sample, shown), shown) for sample, shown in zip(samples, pictures, strict=True)]
+    # Room for half as much again as any right answer: the length must not give the answer away.
+    longest = max(len(chat.answer_tokens(sample.answer)) for sample in samples)
+    return generate(chat, prompts, longest + longest // 2 + 4, batch, bar.update)
+
+
+def _shuffled_image_floor(
+    chat: Chat, samples: Sequence[Sample], pictures: Sequence[Sequence[Picture]], seed: int, batch: int, bar: tqdm
+) -> Proportion:
+    """The same questions with another sample's images: what the model gets right without looking."""
+    generator = np.random.default_rng([seed, 3])
+    others = [_another(number, pictures, generator) for number in range(len(samples))]
+    answers = _answers(chat, samples, [pictures[other] for other in others], batch, bar)
+    return _share([score(sample, answer).correct for sample, answer in zip(samples, answers, strict=True)])
+
+
+def _another(number: int, pictures: Sequence[Sequence[Picture]], generator: np.random.Generator) -> int:
+    """A random other sample, with other images wherever a few draws find one."""
+    other = number
+    own = [picture.digest for picture in pictures[number]]
+    for _ in range(8):
+        other = (number + int(generator.integers(1, len(pictures)))) % len(pictures)
+        if [picture.digest for picture in pictures[other]] != own:
+            break
+    return other
+
+
+def _share(correct: Sequence[bool]) -> Proportion:
+    return wilson(sum(correct), len(correct))
+
+
+def _mean_f1(scores: Sequence[Score]) -> dict[str, float]:
+    kinds = sorted({kind for s in scores for kind in s.field_f1})
+    return {kind: float(np.mean([s.field_f1[kind] for s in scores if kind in s.field_f1])) for kind in kinds}
+
+
+def _changes(sample: Sample) -> bool:
+    facts = [sample.world.facts(snapshot) for snapshot in sample.window.snapshots]
+    return any(fact != facts[0] for fact in facts[1:])
+
+
+def _first_transition(sample: Sample) -> tuple[Facts, int, Facts]:
+    before, after = (sample.world.facts(snapshot) for snapshot in sample.window.snapshots[:2])
+    return before, sample.window.actions[0], after
+
+
+def _transitions_of(folders: Sequence[Path]) -> set[tuple[Facts, int, Facts]] | None:
+    """Every transition in shards, as far as it can be seen; ``None`` without shards."""
+    if not folders:
+        return None
+    seen = set()
+    for folder in folders:
+        manifest = read_manifest(folder)
+        world = simulator(manifest.world)
+        for shard in manifest.shards:
+            for trajectory in read_shard(folder, shard):
+                facts = [world.facts(snapshot) for snapshot in trajectory.snapshots]
+                seen.update(zip(facts, trajectory.actions, facts[1:], strict=False))
+    return seen
+
+
+def _example(sample: Sample, answer: str, result: Score) -> dict[str, Any]:
+    return {
+        "images": [dict(snapshot) for snapshot in sample.images],
+        "question": sample.question,
+        "truth": sample.answer,
+        "answer": answer,
+        "correct": result.correct,
+    }

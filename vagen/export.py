@@ -1,0 +1,118 @@
+"""Export: a plain Hugging Face folder that stock ``transformers`` loads, with a model card that reads well."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from pathlib import Path
+from typing import Any
+
+import jinja2
+from huggingface_hub import EvalResult, ModelCardData
+from safetensors import SafetensorError, safe_open
+
+import vagen
+from vagen.files import atomic_folder, write_text_atomically
+from vagen.policy.policy import FORMAT_FILE, ModelError
+from vagen.train.run import latest_model
+
+CARD = "report_card.json"
+
+
+def export(source: Path, output: Path, card: Path | None = None) -> Path:
+    """Write a model as a folder for ``from_pretrained`` and the Hub.
+
+    Args:
+        source: a run (its newest checkpoint is taken) or a model folder.
+        output: the folder to make; replaced whole if it exists.
+        card: a world-model report card to put into the model card.
+
+    Raises:
+        ModelError: there is no model in ``source``, or its weights are damaged.
+    """
+    model = source if (source / "config.json").is_file() else latest_model(source)
+    report = None if card is None else _read_card(card)
+    _check_weights(model)
+    with atomic_folder(output) as temporary:
+        shutil.copytree(model, temporary, dirs_exist_ok=True)
+        if card is not None:
+            shutil.copyfile(card, temporary / CARD)
+        write_text_atomically(temporary / "README.md", model_card(temporary, output.name, report))
+    return output
+
+
+def model_card(folder: Path, name: str, report: dict[str, Any] | None) -> str:
+    """The text of the model card, with the report card as the Hub's evaluation metadata."""
+    config = json.loads((folder / "config.json").read_text(encoding="utf-8"))
+    form = json.loads((folder / FORMAT_FILE).read_text(encoding="utf-8")) if (folder / FORMAT_FILE).is_file() else {}
+    rows = report["rows"] if report else []
+    data = ModelCardData(
+        language="en",
+        license="apache-2.0",
+        library_name="transformers",
+        pipeline_tag="image-text-to-text",
+        tags=["world-model", "vision-language-agent", "vagen"],
+        model_name=name,
+        eval_results=[_eval_result(row, report["split"]) for row in rows] if report else None,
+    )
+    environment = jinja2.Environment(
+        loader=jinja2.PackageLoader("vagen", "templates"), trim_blocks=True, lstrip_blocks=True, autoescape=False
+    )
+    return environment.get_template("model_card.md.jinja").render(
+        metadata=data.to_yaml(),
+        name=name,
+        architecture=config["architectures"][0],
+        parameters=_parameters(folder),
+        form=form,
+        rows=rows,
+        report=report,
+        version=vagen.__version__,
+    )
+
+
+def _read_card(path: Path) -> dict[str, Any]:
+    try:
+        card = json.loads(path.read_text(encoding="utf-8"))
+        return {"rows": card["rows"], "split": card["split"], "seed": card["seed"]}
+    except OSError as error:
+        raise ModelError(f"cannot read report card {path}: {error.strerror}") from None
+    except (ValueError, KeyError, TypeError):
+        raise ModelError(f"{path} is no report card; `vagen eval worldmodel` makes one") from None
+
+
+def _check_weights(folder: Path) -> None:
+    """Refuse a folder whose weights are missing, damaged, or not safetensors."""
+    files = sorted(folder.glob("*.safetensors"))
+    if not files:
+        raise ModelError(f"{folder} has no *.safetensors; weights in other formats are not loaded")
+    for file in files:
+        try:
+            with safe_open(file, framework="pt") as weights:
+                weights.keys()
+        except SafetensorError as error:
+            raise ModelError(f"weights {file} are damaged: {error}") from None
+
+
+def _parameters(folder: Path) -> int:
+    total = 0
+    for file in folder.glob("*.safetensors"):
+        with safe_open(file, framework="pt") as weights:
+            for key in weights.keys():  # noqa: SIM118 - a safetensors file is no mapping
+                size = 1
+                for dimension in weights.get_slice(key).get_shape():
+                    size *= dimension
+                total += size
+    return total
+
+
+def _eval_result(row: dict[str, Any], split: str) -> EvalResult:
+    return EvalResult(
+        task_type="image-text-to-text",
+        task_name=f"{row['cloze']} ({row['pattern']})",
+        dataset_type=row["world"],
+        dataset_name=row["world"],
+        dataset_split=split,
+        metric_type="accuracy",
+        metric_name="exact match",
+        metric_value=round(row["accuracy"], 4),
+    )

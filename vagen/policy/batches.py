@@ -1,0 +1,90 @@
+"""From groups of clozes to packed batches: frames drawn once, tokens shared, answer tokens weighted."""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from collections.abc import Iterable, Sequence
+
+import numpy as np
+from numpy.typing import NDArray
+
+from vagen.cloze.sample import Sample, simulator
+from vagen.data.stream import ClozeStream, Group
+from vagen.policy.chat import Chat, Encoded, Picture
+from vagen.policy.packing import Batch, Row, collate, pack
+from worlds import Snapshot
+
+GROUPS_COUNTED = 512  # groups whose answers decide the token weights
+
+
+def draw(samples: Iterable[Sample]) -> list[list[Picture]]:
+    """The pictures of each sample; snapshots that are the same object are drawn once, a world's all in one go."""
+    samples = list(samples)
+    wanted: defaultdict[str, dict[int, Snapshot]] = defaultdict(dict)
+    for sample in samples:
+        for snapshot in sample.images:
+            wanted[sample.window.world][id(snapshot)] = snapshot
+    drawn: dict[int, Picture] = {}
+    for world, snapshots in wanted.items():
+        frames = simulator(world).render_states(list(snapshots.values()))
+        drawn |= dict(zip(snapshots, map(Picture.of, frames), strict=True))
+    return [[drawn[id(snapshot)] for snapshot in sample.images] for sample in samples]
+
+
+def token_weights(answers: Iterable[NDArray[np.int64]], vocabulary: int, balance: float) -> NDArray[np.float64]:
+    """A loss weight per token id, so that the few tokens that carry the news are not drowned by the many that do not.
+
+    The weight is the token's frequency among answers to the power ``-balance`` (0: all alike, 1: every token type
+    counts the same in total), scaled so that the mean weight of an answer token is 1. Tokens never seen get the
+    weight of one seen once. Class-balanced weighting as in Mahajan et al. 2018 (square root for ``balance`` 0.5).
+    """
+    counts = np.zeros(vocabulary)
+    for answer in answers:
+        np.add.at(counts, answer, 1)
+    weights = np.maximum(counts, 1.0) ** -balance
+    return weights * counts.sum() / (counts * weights).sum()
+
+
+def answer_weights(chat: Chat, stream: ClozeStream, balance: float) -> NDArray[np.float64]:
+    """The token weights of a stream, from the answers of its first groups."""
+    groups = map(stream.group, range(GROUPS_COUNTED))
+    answers = (chat.answer_tokens(sample.answer) for group in groups for sample in group.samples)
+    return token_weights(answers, len(chat.tokenizer), balance)
+
+
+class Batcher:
+    """Packs groups for one policy.
+
+    Args:
+        chat: the policy's prompts.
+        weights: (vocabulary,) loss weight per answer token; see :func:`token_weights`.
+        cells: the (world, cloze) pairs that metrics are kept for, in order.
+    """
+
+    def __init__(self, chat: Chat, weights: NDArray[np.float64], cells: Sequence[tuple[str, str]]):
+        self.chat = chat
+        self.weights = weights
+        self._cell = {cell: number for number, cell in enumerate(cells)}
+
+    def batch(self, groups: Sequence[Group]) -> Batch:
+        """One packed row per group."""
+        samples = [sample for group in groups for sample in group.samples]
+        pictures = iter(draw(samples))
+        encoded = [[self.chat.encode(sample, next(pictures)) for sample in group.samples] for group in groups]
+        rows = [pack(row) for row in encoded]
+        weights = [self._weights(row, group) for row, group in zip(rows, groups, strict=True)]
+        cells = [self._cells(row, group) for row, group in zip(rows, groups, strict=True)]
+        images = self.chat.image_tensors([picture for row in rows for picture in row.pictures])
+        return collate(rows, weights, cells, images, self.chat.tokenizer.pad_token_id or 0)
+
+    def _weights(self, row: Row, group: Group) -> NDArray[np.float64]:
+        return np.asarray(group.weights)[row.sample] * self.weights[row.targets]
+
+    def _cells(self, row: Row, group: Group) -> NDArray[np.int64]:
+        cells = [self._cell[sample.window.world, sample.name] for sample in group.samples]
+        return np.asarray(cells, dtype=np.int64)[row.sample]
+
+
+def encode_all(chat: Chat, samples: Sequence[Sample]) -> list[Encoded]:
+    """Samples as tokens, their images drawn from their own snapshots."""
+    return [chat.encode(sample, pictures) for sample, pictures in zip(samples, draw(samples), strict=True)]

@@ -1,0 +1,195 @@
+"""Prompts: the only place that knows chat templates.
+
+A sample becomes the tokens of its prompt (images as placeholders) and the tokens of its answer; only the latter are
+trained. Images come first, so that clozes about the same images share a prefix.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections import OrderedDict
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import lru_cache
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from PIL import Image
+
+from vagen.cloze.sample import Sample, describe_notation
+from vagen.policy.policy import ModelError, Policy
+from worlds import Frame
+
+_PROMPTS_KEPT = 8192
+
+
+@dataclass(frozen=True)
+class Picture:
+    """An image with a digest of its pixels: equal digests are equal images."""
+
+    pixels: Frame
+    digest: bytes
+
+    @classmethod
+    def of(cls, pixels: Frame) -> Picture:
+        return cls(pixels, hashlib.blake2b(pixels.tobytes(), digest_size=12, key=str(pixels.shape).encode()).digest())
+
+
+@dataclass(frozen=True)
+class Prompt:
+    """The tokens of a prompt.
+
+    Attributes:
+        ids: (L,) token ids, each image expanded to its placeholders.
+        positions: (P, L) position ids; P is 1, or 3 for models with multimodal rotary positions.
+        image_of: (L,) which image (0, 1, …) a placeholder stands for, -1 elsewhere.
+    """
+
+    ids: NDArray[np.int64]
+    positions: NDArray[np.int64]
+    image_of: NDArray[np.int64]
+
+
+@dataclass(frozen=True)
+class Encoded:
+    """A sample as tokens: ``prompt``, then ``answer`` (A,) which ends with the token that ends a turn."""
+
+    prompt: Prompt
+    answer: NDArray[np.int64]
+    pictures: tuple[Picture, ...]
+
+
+class Chat:
+    """Turns samples into tokens for one policy. Keeps recent prompts, which repeat a lot."""
+
+    def __init__(self, policy: Policy):
+        self.policy = policy
+        self.tokenizer = policy.processor.tokenizer
+        self.image_token = int(_image_token(policy))
+        self.end_tokens = _end_tokens(policy)
+        self._prompts: OrderedDict[tuple, Prompt] = OrderedDict()
+        self.answer_tokens = lru_cache(maxsize=65536)(self._answer_tokens)
+
+    def messages(self, sample: Sample, answer: str | None = None) -> list[dict[str, Any]]:
+        """The conversation of a sample in the form of ``transformers`` chat templates."""
+        content: list[dict[str, Any]] = [{"type": "image"} for _ in sample.images]
+        content.append({"type": "text", "text": sample.question})
+        messages: list[dict[str, Any]] = [{"role": "user", "content": content}]
+        if self.policy.format.explain:
+            system = f"{sample.world.rules} {describe_notation(sample.world, sample.representation)}"
+            messages.insert(0, {"role": "system", "content": [{"type": "text", "text": system}]})
+        if answer is not None:
+            messages.append({"role": "assistant", "content": [{"type": "text", "text": answer}]})
+        return messages
+
+    def encode(self, sample: Sample, pictures: Sequence[Picture]) -> Encoded:
+        """The tokens of a sample whose images are ``pictures``, in order."""
+        return Encoded(self.prompt(sample, pictures), self.answer_tokens(sample.answer), tuple(pictures))
+
+    def prompt(self, sample: Sample, pictures: Sequence[Picture]) -> Prompt:
+        """The tokens of a sample's prompt, up to where the answer begins."""
+        shapes = tuple(picture.pixels.shape for picture in pictures)
+        key = (sample.question, shapes, sample.window.world if self.policy.format.explain else None)
+        prompt = self._prompts.get(key)
+        if prompt is None:
+            prompt = self._make_prompt(self._render(self.messages(sample)), pictures)
+            self._prompts[key] = prompt
+            if len(self._prompts) > _PROMPTS_KEPT:
+                self._prompts.popitem(last=False)
+        else:
+            self._prompts.move_to_end(key)
+        return prompt
+
+    def decode(self, ids: Sequence[int]) -> str:
+        """Generated tokens as text, up to the end of the turn."""
+        kept = []
+        for token in ids:
+            if token in self.end_tokens:
+                break
+            kept.append(token)
+        return self.tokenizer.decode(kept, skip_special_tokens=True).strip()
+
+    def image_tensors(self, pictures: Sequence[Picture]) -> dict[str, torch.Tensor]:
+        """What the vision tower needs for ``pictures``, in the order of their placeholders."""
+        if not pictures:
+            return {}
+        images = [Image.fromarray(picture.pixels) for picture in pictures]
+        features = self.policy.processor.image_processor(images, return_tensors="pt")
+        tensors = {name: features[name] for name in features if isinstance(features[name], torch.Tensor)}
+        return {name: _as_one_row(name, tensor) for name, tensor in tensors.items()}
+
+    def _render(self, messages: list[dict[str, Any]]) -> str:
+        return self.policy.processor.apply_chat_template(
+            messages, tokenize=False, add_generation_prompt=messages[-1]["role"] == "user"
+        )
+
+    def _make_prompt(self, text: str, pictures: Sequence[Picture]) -> Prompt:
+        images = [Image.fromarray(picture.pixels) for picture in pictures]
+        inputs = self.policy.processor(
+            text=[text],
+            images=[images] if images else None,
+            return_tensors="pt",
+            return_mm_token_type_ids=True,
+            add_special_tokens=False,
+        )
+        ids = inputs["input_ids"]
+        image_of = self._images_of(ids[0].numpy(), images)
+        return Prompt(ids[0].numpy(), self._positions(ids, image_of, inputs).numpy(), image_of)
+
+    def _images_of(self, ids: NDArray[np.int64], images: Sequence[Image.Image]) -> NDArray[np.int64]:
+        """Which image each placeholder stands for. All images of a prompt have the same number of placeholders."""
+        places = np.flatnonzero(ids == self.image_token)
+        result = np.full(len(ids), -1, dtype=np.int64)
+        if images:
+            if len({image.size for image in images}) > 1 or len(places) % len(images):
+                raise ModelError(f"images of different sizes in one prompt: {[image.size for image in images]}")
+            result[places] = np.arange(len(places)) // (len(places) // len(images))
+        elif len(places):
+            raise ModelError(f"{len(places)} image placeholders in a prompt without images")
+        return result
+
+    def _positions(self, ids: torch.Tensor, image_of: NDArray[np.int64], inputs: Any) -> torch.Tensor:
+        """Position ids (P, L) as the model itself would count them for this prompt alone."""
+        base = self.policy.model.model
+        if not hasattr(base, "get_rope_index"):
+            return torch.arange(ids.shape[1])[None]
+        types = torch.from_numpy((image_of >= 0).astype(np.int32))[None]
+        positions, _ = base.get_rope_index(ids, mm_token_type_ids=types, image_grid_thw=inputs.get("image_grid_thw"))
+        return positions[:, 0]
+
+    def _answer_tokens(self, answer: str) -> NDArray[np.int64]:
+        """The tokens of an answer and of the end of its turn, exactly as generation would have to produce them."""
+        question: list[dict[str, Any]] = [{"role": "user", "content": [{"type": "text", "text": "?"}]}]
+        reply = {"role": "assistant", "content": [{"type": "text", "text": answer}]}
+        before, whole = self._render(question), self._render([*question, reply])
+        if not whole.startswith(before):
+            raise ModelError(f"the chat template of {self.policy.name} rewrites the prompt once it is answered")
+        ids = self.tokenizer(whole[len(before) :], add_special_tokens=False)["input_ids"]
+        ends = [place for place, token in enumerate(ids) if token in self.end_tokens]
+        if not ends:
+            raise ModelError(f"the chat template of {self.policy.name} ends turns with no end-of-sequence token")
+        return np.asarray(ids[: ends[0] + 1], dtype=np.int64)
+
+
+def _as_one_row(name: str, tensor: torch.Tensor) -> torch.Tensor:
+    """Image tensors that are batched per conversation, (B, n, …), as one conversation (1, B·n, …)."""
+    batched = {"pixel_values": 5, "pixel_attention_mask": 4}
+    return tensor.flatten(0, 1)[None] if tensor.ndim == batched.get(name) else tensor
+
+
+def _image_token(policy: Policy) -> int:
+    for place in (policy.model.config, policy.processor):
+        for name in ("image_token_id", "image_token_index"):
+            if (token := getattr(place, name, None)) is not None:
+                return token
+    raise ModelError(f"{policy.name} has no image token: it is no model that reads images")
+
+
+def _end_tokens(policy: Policy) -> frozenset[int]:
+    """Every token that ends a turn: the tokenizer's end of sequence and those of the generation config."""
+    generation = policy.model.generation_config
+    listed = generation.eos_token_id if generation is not None else None
+    tokens = listed if isinstance(listed, list) else [listed]
+    return frozenset(t for t in [*tokens, policy.processor.tokenizer.eos_token_id] if t is not None)

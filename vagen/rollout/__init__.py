@@ -1,0 +1,1 @@
+"""The one episode loop, and who can act in it."""

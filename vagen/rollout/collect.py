@@ -1,0 +1,41 @@
+"""``vagen collect``: play episodes and keep them as shards."""
+
+from __future__ import annotations
+
+import zlib
+from pathlib import Path
+
+from tqdm import tqdm
+
+from vagen.config import Collect
+from vagen.data.shards import Manifest, write_shards
+from vagen.rollout.agents import make_agent
+from vagen.rollout.episodes import play
+
+
+def episode_seeds(seed: int, world: str, purpose: str, n: int) -> range:
+    """Seeds for ``n`` episodes; different (seed, world, purpose) give ranges that do not meet in practice."""
+    start = zlib.crc32(f"{seed}/{world}/{purpose}".encode()) % 2**21
+    return range(start * 1024, start * 1024 + n)
+
+
+def collect(config: Collect, output: Path, seed: int) -> dict[Path, Manifest]:
+    """Collect every world of the configuration into ``output/<world>/<split>``; returns the manifests by folder."""
+    agent = make_agent(config.behaviour, config.epsilon)
+    manifests = {}
+    for world in config.worlds:
+        seeds = episode_seeds(seed, world, f"collect-{config.split}", config.episodes)
+        episodes = tqdm(
+            play(world, agent, seeds, config.split, config.max_steps), total=len(seeds), desc=world, disable=None
+        )
+        folder = output / world / config.split
+        manifests[folder] = write_shards(
+            folder,
+            (episode for episode in episodes if len(episode)),
+            world=world,
+            split=config.split,
+            seed=seed,
+            behaviour=agent.name,
+            size=config.shard_size,
+        )
+    return manifests

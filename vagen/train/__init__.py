@@ -1,0 +1,1 @@
+"""Training: the engine, the cloze loop, and launching several processes."""

@@ -1,0 +1,250 @@
+"""What the grid worlds share.
+
+:class:`GridWorld` is the plumbing of an episode: seeds, splits, checked actions, frames. :class:`BoardWorld` adds
+states that are immutable boards (a fixed ground, an agent, movable boxes) moved on by a pure function, so that a world
+is only its rules, its tiles and its solver.
+"""
+
+from __future__ import annotations
+
+import random
+from abc import abstractmethod
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from functools import lru_cache
+from operator import index as as_integer
+from typing import Any, ClassVar, NamedTuple, SupportsIndex
+
+import numpy as np
+from gymnasium.spaces import Box, Discrete
+from numpy.typing import NDArray
+
+from worlds.core import (
+    MAX_LAYOUT_TRIES,
+    BoardSchema,
+    CellContent,
+    Facts,
+    Frame,
+    Snapshot,
+    State,
+    Thing,
+    World,
+    WorldError,
+    layout_seeds,
+    wanted_split,
+)
+from worlds.tiles import MIN_TILE_SIZE, Canvas, TileAtlas, draw_tiles
+
+
+class GridWorld(World):
+    """A world of cells whose observation is its rendered state.
+
+    A terminated episode stays as it is: a further step changes nothing, pays 0 and is ``terminated`` again.
+    """
+
+    def __init__(
+        self, id: str, *, width: int, height: int, tile_size: int, actions: tuple[str, ...], max_steps: int
+    ) -> None:
+        if tile_size < MIN_TILE_SIZE:
+            raise WorldError(f"world {id}: tile_size is {tile_size} px; at least {MIN_TILE_SIZE} px can be told apart")
+        if max_steps < 1:
+            raise WorldError(f"world {id}: max_steps is {max_steps}; it must be at least 1")
+        self.id = id
+        self.width, self.height, self.tile_size = width, height, tile_size
+        self.actions = actions
+        self.max_steps = max_steps
+        self.observation_space = Box(0, 255, (height * tile_size, width * tile_size, 3), np.uint8)
+        self.action_space = Discrete(len(actions))
+
+    @abstractmethod
+    def start(self, layout_seed: int) -> None:
+        """Begin an episode in the layout and at the place that follow from the seed."""
+
+    @abstractmethod
+    def advance(self, action: int) -> float:
+        """Take one step in an episode that has not terminated; returns the reward."""
+
+    @abstractmethod
+    def snapshot(self) -> Snapshot:
+        """The present state, exactly."""
+
+    @property
+    @abstractmethod
+    def steps(self) -> int:
+        """How many steps the episode has had."""
+
+    @property
+    @abstractmethod
+    def terminated(self) -> bool:
+        """Whether the present state ends the episode."""
+
+    @property
+    @abstractmethod
+    def success(self) -> bool:
+        """Whether the present state is what the world asks for."""
+
+    def reset(self, *, seed: int | None = None, options: dict[str, Any] | None = None) -> tuple[Frame, dict[str, Any]]:
+        super().reset(seed=seed)
+        split = wanted_split(options)
+        for layout_seed in layout_seeds(self.np_random):
+            self.start(layout_seed)
+            if split is None or self.split(self.snapshot()) == split:
+                return self.render(), {"success": self.success}
+        raise WorldError(
+            f"world {self.id}: no layout of split {split!r} in {MAX_LAYOUT_TRIES} tries; "
+            "it has too few layouts to be split"
+        )
+
+    def step(self, action: SupportsIndex) -> tuple[Frame, float, bool, bool, dict[str, Any]]:
+        number = as_integer(action)
+        if not 0 <= number < len(self.actions):
+            raise WorldError(f"world {self.id}: action {number} is not one of 0 to {len(self.actions) - 1}")
+        reward = 0.0 if self.terminated else self.advance(number)
+        truncated = self.steps >= self.max_steps
+        return self.render(), reward, self.terminated, truncated, {"success": self.success}
+
+    def state(self) -> State:
+        snapshot = self.snapshot()
+        return State(snapshot, self.facts(snapshot))
+
+    def render(self) -> Frame:  # type: ignore[override]
+        return self.render_states([self.snapshot()])[0]
+
+
+class Board(NamedTuple):
+    """A state. Cells are numbered row by row: cell = y * width + x."""
+
+    ground: str  # one glyph per cell, fixed for the episode
+    agent: int
+    boxes: tuple[int, ...] = ()  # sorted
+
+
+@dataclass(frozen=True)
+class Look:
+    """How one content of a cell is written and drawn."""
+
+    ground: str  # kind of the fixed thing, "" where the cell is bare
+    mover: str  # "agent", "box", or "" for none
+    glyph: str  # one character
+    draw: Callable[[Canvas], None]
+
+
+class BoardWorld(GridWorld):
+    """A world whose states are boards.
+
+    Subclasses list the ``kinds`` of things in writing order and the ``looks`` of every possible cell, and implement
+    the abstract methods as pure functions of boards. In snapshots, ``map`` is the ground, written with the
+    glyphs of bare cells.
+    """
+
+    kinds: ClassVar[tuple[str, ...]]
+    looks: ClassVar[tuple[Look, ...]]
+
+    board: Board
+    _steps: int
+
+    def __init__(self, id: str, *, size: int, tile_size: int, actions: tuple[str, ...], max_steps: int) -> None:
+        super().__init__(id, width=size, height=size, tile_size=tile_size, actions=actions, max_steps=max_steps)
+        self.size = size
+        self.schema = BoardSchema(
+            width=size,
+            height=size,
+            kinds=dict.fromkeys(self.kinds, ("",)),
+            glyphs={_content(look): look.glyph for look in self.looks},
+        )
+        glyph_of_ground = {look.ground: look.glyph for look in self.looks if not look.mover}
+        self._ground_kinds = tuple((glyph, kind) for kind, glyph in glyph_of_ground.items() if kind)
+        self._tile_of = {(glyph_of_ground[look.ground], look.mover): i for i, look in enumerate(self.looks)}
+        self._bare_tiles = np.zeros(128, np.intp)  # tile number by ASCII code of the ground's glyph
+        for (glyph, mover), tile in self._tile_of.items():
+            if not mover:
+                self._bare_tiles[ord(glyph)] = tile
+        self._atlas = TileAtlas(draw_tiles(tile_size, [look.draw for look in self.looks]))
+
+    @abstractmethod
+    def generate(self, rng: random.Random) -> Board:
+        """A random board from which success can be reached and has not been."""
+
+    @abstractmethod
+    def transition(self, board: Board, action: int) -> tuple[Board, float]:
+        """The next board and the reward."""
+
+    @abstractmethod
+    def is_success(self, board: Board) -> bool:
+        """Whether the board is what the world asks for."""
+
+    def is_terminal(self, board: Board) -> bool:
+        """Whether the board ends the episode."""
+        return self.is_success(board)
+
+    @property
+    def steps(self) -> int:
+        return self._steps
+
+    @property
+    def terminated(self) -> bool:
+        return self.is_terminal(self.board)
+
+    @property
+    def success(self) -> bool:
+        return self.is_success(self.board)
+
+    def start(self, layout_seed: int) -> None:
+        self.board = self.generate(random.Random(layout_seed))
+        self._steps = 0
+
+    def advance(self, action: int) -> float:
+        self.board, reward = self.transition(self.board, action)
+        self._steps += 1
+        return reward
+
+    def snapshot(self) -> dict[str, Any]:
+        ground, agent, boxes = self.board
+        snapshot: dict[str, Any] = {"map": ground, "agent": agent, "steps": self._steps}
+        if boxes:
+            snapshot["boxes"] = list(boxes)
+        return snapshot
+
+    def restore(self, snapshot: Snapshot) -> None:
+        self.board = board_of(snapshot)
+        self._steps = snapshot["steps"]
+
+    def layout(self, snapshot: Snapshot) -> str:
+        return snapshot["map"]
+
+    def facts(self, snapshot: Snapshot) -> Facts:
+        ground, agent, boxes = board_of(snapshot)
+        movers = [_thing("box", cell, self.size) for cell in boxes]
+        movers.append(_thing("agent", agent, self.size))
+        return Facts(_ground_things(ground, self.size, self._ground_kinds).union(movers))
+
+    def render_states(self, snapshots: Sequence[Snapshot]) -> NDArray[np.uint8]:
+        index = np.empty((len(snapshots), self.size * self.size), np.intp)  # (B, H*W)
+        for tiles, snapshot in zip(index, snapshots, strict=True):
+            ground, agent, boxes = board_of(snapshot)
+            tiles[:] = self._bare_tiles[np.frombuffer(ground.encode("ascii"), np.uint8)]
+            for cell in boxes:
+                tiles[cell] = self._tile_of[ground[cell], "box"]
+            tiles[agent] = self._tile_of[ground[agent], "agent"]
+        return self._atlas.render(index.reshape(-1, self.size, self.size))
+
+
+def board_of(snapshot: Snapshot) -> Board:
+    """The board that a snapshot holds."""
+    return Board(snapshot["map"], snapshot["agent"], tuple(snapshot.get("boxes", ())))
+
+
+def _content(look: Look) -> CellContent:
+    return tuple(sorted((kind, "") for kind in (look.ground, look.mover) if kind))
+
+
+@lru_cache(maxsize=4096)
+def _thing(kind: str, cell: int, width: int) -> Thing:
+    return Thing(kind, cell % width, cell // width)
+
+
+@lru_cache(maxsize=4096)
+def _ground_things(ground: str, width: int, kinds: tuple[tuple[str, str], ...]) -> frozenset[Thing]:
+    """The fixed things of a board; ``kinds`` pairs a glyph with its kind. Cached: every state of a level asks."""
+    kind_of: Mapping[str, str] = dict(kinds)
+    return frozenset(_thing(kind_of[glyph], cell, width) for cell, glyph in enumerate(ground) if glyph in kind_of)

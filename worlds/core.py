@@ -1,0 +1,223 @@
+"""The contract every world keeps, the registry, and the split of worlds by static layout.
+
+A world is a :class:`gymnasium.Env` whose observation is an RGB image and whose exact state is known. Two views of
+that state are kept apart:
+
+* the *snapshot* restores the world exactly (it may hold step counters and hidden contents),
+* the *facts* are what the image shows, and therefore what may be asked and scored.
+
+This module knows nothing about text, models or training.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import importlib
+import json
+from abc import abstractmethod
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from difflib import get_close_matches
+from typing import Any, ClassVar, Literal, get_args
+
+import gymnasium
+import numpy as np
+from numpy.typing import NDArray
+
+Frame = NDArray[np.uint8]  # (H, W, 3) RGB
+Snapshot = Mapping[str, Any]  # JSON-serialisable
+Split = Literal["train", "val", "test"]
+SPLITS: tuple[Split, ...] = get_args(Split)
+SPLIT_SHARES: Mapping[Split, float] = {"train": 0.8, "val": 0.1, "test": 0.1}
+MAX_LAYOUT_TRIES = 1000
+
+
+class WorldError(ValueError):
+    """Bad input about worlds; the message says what, where and how to mend it."""
+
+
+@dataclass(frozen=True, order=True)
+class Thing:
+    """One visible thing on a board.
+
+    ``x`` counts columns from the left and ``y`` rows from the top, both from 0. ``detail`` is a word that tells
+    things of one kind apart (a facing, a colour, "red locked"), or "".
+    """
+
+    kind: str
+    x: int
+    y: int
+    detail: str = ""
+
+
+@dataclass(frozen=True)
+class Facts:
+    """Everything the image of a board shows: a set of things. Equal facts are equal states, as far as anyone sees."""
+
+    things: frozenset[Thing]
+
+    def of_kind(self, kind: str) -> tuple[Thing, ...]:
+        """The things of one kind, in reading order (row by row)."""
+        return tuple(sorted((t for t in self.things if t.kind == kind), key=lambda t: (t.y, t.x, t.detail)))
+
+    def at(self, x: int, y: int) -> tuple[Thing, ...]:
+        return tuple(sorted(t for t in self.things if (t.x, t.y) == (x, y)))
+
+
+CellContent = tuple[tuple[str, str], ...]  # sorted (kind, detail) pairs that share one cell; () is an empty cell
+
+
+@dataclass(frozen=True)
+class BoardSchema:
+    """What facts a world can have, and how they are written.
+
+    ``kinds`` maps each kind to the details it may carry (``("",)`` where it carries none), in the order in which
+    they are written. ``glyphs`` maps every possible content of a cell to one word without white space; no two
+    contents share a glyph, so the grid representation loses nothing.
+    """
+
+    width: int
+    height: int
+    kinds: Mapping[str, tuple[str, ...]]
+    glyphs: Mapping[CellContent, str]
+    contents: Mapping[str, CellContent] = field(init=False, repr=False)
+
+    def __post_init__(self) -> None:
+        contents = {glyph: content for content, glyph in self.glyphs.items()}
+        if len(contents) != len(self.glyphs):
+            raise WorldError("two cell contents share a glyph: give each content of a cell its own")
+        object.__setattr__(self, "contents", contents)
+
+
+@dataclass(frozen=True)
+class State:
+    """An exact state: ``snapshot`` restores it, ``facts`` is what can be seen of it."""
+
+    snapshot: Snapshot
+    facts: Facts
+
+
+class World(gymnasium.Env[Frame, np.int64]):
+    """A rendered world with exact state.
+
+    Subclasses set the attributes below and implement the methods marked abstract. ``reset`` takes the split in its
+    options, ``reset(seed=3, options={"split": "test"})``; without one any layout may come up. The ``info`` that
+    ``reset`` and ``step`` return holds ``success`` (bool).
+    """
+
+    metadata: dict[str, Any] = {  # noqa: RUF012 - declared so by gymnasium
+        "render_modes": ["rgb_array"],
+        "render_fps": 4,
+    }
+    renderer_version: ClassVar[int] = 1  # raise it when the same state gives other pixels
+
+    id: str  # the name under which it is registered
+    actions: tuple[str, ...]  # words, by action number
+    schema: BoardSchema
+    rules: str  # what a person must know to act and to read the image, in a few sentences
+    max_steps: int
+    deterministic: bool = True
+    fully_visible: bool = True  # the facts determine how facts change
+
+    render_mode: str | None = "rgb_array"
+
+    @abstractmethod
+    def state(self) -> State:
+        """The exact present state."""
+
+    @abstractmethod
+    def restore(self, snapshot: Snapshot) -> None:
+        """Put the world back into a state; stepping on from there repeats what happened before."""
+
+    @abstractmethod
+    def render_states(self, snapshots: Sequence[Snapshot]) -> NDArray[np.uint8]:
+        """The images of many states at once, (B, H, W, 3). Does not change the present state."""
+
+    @abstractmethod
+    def layout(self, snapshot: Snapshot) -> Any:
+        """The static layout (walls, goals, …, not the agent's pose) as JSON; it decides the split."""
+
+    @abstractmethod
+    def facts(self, snapshot: Snapshot) -> Facts:
+        """The visible facts of a state, without restoring it."""
+
+    @abstractmethod
+    def optimal_actions(self, snapshot: Snapshot) -> tuple[int, ...]:
+        """Every action that starts a shortest way to success; empty where success is out of reach or reached."""
+
+    def render(self) -> Frame:  # type: ignore[override]
+        return self.render_states([self.state().snapshot])[0]
+
+    def key(self, snapshot: Snapshot) -> str:
+        """A digest of the static layout that is the same in every process; layouts with equal keys are equal."""
+        text = json.dumps(self.layout(snapshot), sort_keys=True, separators=(",", ":"))
+        return hashlib.blake2b(text.encode(), digest_size=8).hexdigest()
+
+    def split(self, snapshot: Snapshot) -> Split:
+        return split_of(self.key(snapshot))
+
+
+def split_of(layout_key: str) -> Split:
+    """The split a layout belongs to: a fixed function of its digest, so no layout is ever in two splits."""
+    point = int(layout_key, 16) / 16 ** len(layout_key)
+    for split in SPLITS:
+        if point < SPLIT_SHARES[split]:
+            return split
+        point -= SPLIT_SHARES[split]
+    return SPLITS[-1]
+
+
+def wanted_split(options: Mapping[str, Any] | None) -> Split | None:
+    """The split asked for in ``reset``'s options, checked."""
+    split = (options or {}).get("split")
+    if split is not None and split not in SPLITS:
+        raise WorldError(f"unknown split {split!r}: choose one of {', '.join(SPLITS)}")
+    return split
+
+
+def layout_seeds(generator: np.random.Generator) -> Iterator[int]:
+    """Seeds to try layouts with until one falls into the wanted split; ends after ``MAX_LAYOUT_TRIES``."""
+    for _ in range(MAX_LAYOUT_TRIES):
+        yield int(generator.integers(2**31 - 1))
+
+
+# ---------------------------------------------------------------------------------------------------------- registry
+
+
+@dataclass(frozen=True)
+class WorldSpec:
+    """How to build a registered world: ``entry`` is "module:Class", called with ``id`` and ``kwargs``."""
+
+    id: str
+    entry: str
+    kwargs: Mapping[str, Any]
+
+
+_REGISTRY: dict[str, WorldSpec] = {}
+
+
+def register(id: str, entry: str, **kwargs: Any) -> None:
+    """Make ``make(id)`` work. The entry is imported only when a world is made."""
+    if id in _REGISTRY:
+        raise WorldError(f"world {id!r} is registered twice")
+    _REGISTRY[id] = WorldSpec(id, entry, kwargs)
+
+
+def registered() -> tuple[str, ...]:
+    """The ids of all registered worlds, sorted."""
+    return tuple(sorted(_REGISTRY))
+
+
+def make(id: str) -> World:
+    """A new world by its id.
+
+    Raises:
+        WorldError: no world has this id; the message names the nearest one.
+    """
+    spec = _REGISTRY.get(id)
+    if spec is None:
+        near = get_close_matches(id, _REGISTRY, n=1, cutoff=0.4)
+        hint = f"did you mean {near[0]!r}?" if near else "`vagen worlds` lists them"
+        raise WorldError(f"unknown world {id!r}: {hint}")
+    module, name = spec.entry.split(":")
+    return getattr(importlib.import_module(module), name)(id=id, **spec.kwargs)
