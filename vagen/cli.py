@@ -13,6 +13,8 @@ from pathlib import Path
 os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
 os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
 os.environ.setdefault("TRANSFORMERS_VERBOSITY", "error")
+if not sys.stderr.isatty():
+    os.environ.setdefault("HF_HUB_DISABLE_PROGRESS_BARS", "1")  # bars in a log file are noise
 
 
 class UsageError(ValueError):
@@ -292,9 +294,10 @@ def _load_chat(model: str, representation: str | None):  # type: ignore[no-untyp
     from dataclasses import replace
 
     from vagen.policy.chat import Chat
-    from vagen.policy.policy import load
+    from vagen.policy.policy import best_device, load
 
     policy = load(model)
+    policy.model.to(best_device())
     if representation is not None:
         policy = replace(policy, format=replace(policy.format, representation=representation))
     return Chat(policy)

@@ -9,10 +9,10 @@ import os
 from collections.abc import Iterator, Mapping, Sequence
 from difflib import get_close_matches
 from pathlib import Path
-from typing import Any, Literal
+from typing import Annotated, Any, Literal, Self
 
 import yaml
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
 from vagen.files import write_text_atomically
 from worlds.text import Representation
@@ -61,6 +61,17 @@ class Tiny(Section):
     )
     rope_theta: float = Field(default=100.0, description="small, for small heads and short contexts")
 
+    @model_validator(mode="after")
+    def _sizes_fit(self) -> Self:
+        for size, unit in (
+            ("hidden_size", self.head_size),
+            ("vision_hidden_size", self.head_size),
+            ("image_size", self.patch_size * self.merge),
+        ):
+            if getattr(self, size) % unit:
+                raise ValueError(f"{size}={getattr(self, size)} is not a multiple of {unit}")
+        return self
+
 
 class Model(Section):
     """Which policy: a folder or Hub id, or else the tiny default made from ``tiny``."""
@@ -74,7 +85,7 @@ class Model(Section):
 class Clozes(Section):
     """Which clozes, how they are written, and how much each counts."""
 
-    weights: dict[str, float] = Field(
+    weights: dict[str, Annotated[float, Field(gt=0)]] = Field(
         default={"state_estimation": 1.0, "forward_dynamics": 1.0, "inverse_dynamics": 4.0},
         description="loss weight of each cloze, by name or pattern",
     )
@@ -84,13 +95,17 @@ class Clozes(Section):
 
 
 class Optimizer(Section):
-    """AdamW with a linear warm-up and a cosine decay to ``final_lr`` times the peak."""
+    """AdamW whose learning rate warms up, stays, and decays at the end (warmup-stable-decay, Hu et al. 2024).
+
+    Staying high until late suits abilities that appear suddenly, as inverse dynamics does.
+    """
 
     lr: float = Field(default=1.5e-3, gt=0)
     betas: tuple[float, float] = (0.9, 0.95)
     weight_decay: float = Field(default=0.01, ge=0)
     warmup_steps: int = Field(default=50, ge=0)
-    final_lr: float = Field(default=0.02, ge=0, le=1)
+    decay: float = Field(default=0.3, ge=0, le=1, description="share of the steps, at the end, in which it decays")
+    final_lr: float = Field(default=0.02, ge=0, le=1, description="where the decay ends, relative to ``lr``")
     clip: float = Field(default=1.0, gt=0, description="largest global gradient norm")
 
 
@@ -130,6 +145,9 @@ class Config(Section):
     seed: int = 0
     output: str = "outputs/run"
     shards: tuple[str, ...] = Field(default=(), description="folders made by vagen collect")
+    shares: dict[str, Annotated[int, Field(gt=0)]] = Field(
+        default={}, description="how many rows a world gets for each row of a world that is not named"
+    )
     collect: Collect = Collect()
     model: Model = Model()
     clozes: Clozes = Clozes()

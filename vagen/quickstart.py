@@ -14,7 +14,7 @@ from vagen.evaluate.report import write_report
 from vagen.export import export
 from vagen.files import ensure_folder, write_json
 from vagen.policy.chat import Chat
-from vagen.policy.policy import load
+from vagen.policy.policy import best_device, load
 from vagen.rollout.agents import Agent, ExpertAgent, ModelAgent, RandomAgent
 from vagen.rollout.collect import collect
 from vagen.train.launch import run_processes
@@ -40,6 +40,7 @@ def quickstart(config: Config, processes: int) -> Path:
     with _stage("export", timings):
         exported = export(output, output / "export")
     policy = load(str(exported))
+    policy.model.to(best_device())
     chat = Chat(policy)
     with _stage("evaluate", timings):
         evaluation = config.evaluate

@@ -118,6 +118,7 @@ class World(gymnasium.Env[Frame, np.int64]):
     max_steps: int
     deterministic: bool = True
     fully_visible: bool = True  # the facts determine how facts change
+    visible_reward: bool = True  # the facts before and after determine the reward
 
     render_mode: str | None = "rgb_array"
 

@@ -274,6 +274,7 @@ class MiniGrid(GridWorld):
         self._numbers = tuple(Actions[action] for action in actions)
         self._static = set(actions) <= {*NAVIGATION, "done"}  # no action changes the grid
         self.fully_visible = "pickup" not in actions  # what the agent carries is not drawn
+        self.visible_reward = False  # it falls with the steps taken
         self.rules = _NAVIGATION_RULES + ("" if self._static else _OBJECT_RULES) + _ENDS
 
     def start(self, layout_seed: int) -> None:

@@ -56,10 +56,12 @@ def build(
         with_answer: off to only ask, as an agent does in a state whose answer nobody knows; ``answer`` is then "".
 
     Raises:
-        ClozeError: the window is too short, or an optimal action is asked where there is none.
+        ClozeError: the window is too short, the world does not determine the answer, or an optimal action is asked
+            where there is none.
     """
     if len(window) < pattern.length:
         raise ClozeError(f"cloze {name!r} needs {pattern.length} transitions, the window has {len(window)}")
+    _check_answerable(name, pattern, simulator(window.world))
     return Sample(
         name,
         pattern,
@@ -69,6 +71,15 @@ def build(
         question=_question(pattern, window, representation),
         answer=_answer(pattern, window, representation) if with_answer else "",
     )
+
+
+def _check_answerable(name: str, pattern: Pattern, world: World) -> None:
+    """Refuse what a world's visible facts do not determine: accuracy would measure luck."""
+    asked = pattern.asked[0]
+    if pattern.task == "reward" and not world.visible_reward:
+        raise ClozeError(f"cloze {name!r}: slot {asked}: in {world.id} the reward depends on what cannot be seen")
+    if not world.deterministic and (pattern.dynamics or pattern.task == "policy"):
+        raise ClozeError(f"cloze {name!r}: slot {asked}: {world.id} is random, which this version cannot score")
 
 
 def window_at(trajectory: Trajectory, start: int, length: int) -> Trajectory:

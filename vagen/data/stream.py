@@ -6,7 +6,7 @@ Group ``n`` is the same whoever asks for it, on whatever rank or worker, before 
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
@@ -58,14 +58,16 @@ class TrajectoryStore:
 
 
 class ClozeStream:
-    """Groups by number, drawn in turn from each folder of shards.
+    """Groups by number, drawn in turn from each folder of shards; a world with a share of 2 gets two turns.
 
     Raises:
         DataError: no folders, or one that cannot be read.
         ClozeError: a cloze that cannot be built.
     """
 
-    def __init__(self, folders: Sequence[str | Path], clozes: Clozes, seed: int):
+    def __init__(
+        self, folders: Sequence[str | Path], clozes: Clozes, seed: int, shares: Mapping[str, int] | None = None
+    ):
         if not folders:
             raise DataError("no shards given: set `shards` to folders made by `vagen collect`")
         self.clozes = clozes
@@ -78,6 +80,16 @@ class ClozeStream:
                     f"{store.folder} holds the {store.manifest.split} split; train on the train split only"
                 )
 
+        shares = shares or {}
+        if unknown := set(shares) - set(self.worlds):
+            raise DataError(f"shares name {min(unknown)!r}, which is not among the shards' worlds")
+        #: One cycle of turns: which store, and how often it had its turn before in this cycle.
+        self._cycle = [
+            (which, turn)
+            for which, store in enumerate(self.stores)
+            for turn in range(shares.get(store.manifest.world, 1))
+        ]
+
     @property
     def worlds(self) -> tuple[str, ...]:
         """The worlds of the shards, each once, in order."""
@@ -85,8 +97,10 @@ class ClozeStream:
 
     def group(self, number: int) -> Group:
         """Group ``number`` of the endless stream."""
-        turn, which = divmod(number, len(self.stores))
-        trajectory = self.stores[which].trajectory(turn)
+        cycle, place = divmod(number, len(self._cycle))
+        which, turn = self._cycle[place]
+        turns = sum(store == which for store, _ in self._cycle)
+        trajectory = self.stores[which].trajectory(cycle * turns + turn)
         start = _choose_start(trajectory, np.random.default_rng([self.seed, number]))
         pairs = [
             (build(name, pattern, window, self.clozes.representation), self.clozes.weights[name])

@@ -5,10 +5,9 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
-from tqdm import tqdm
-
 from vagen.cloze.statistics import wilson
 from vagen.mdp import Trajectory
+from vagen.progress import tracked
 from vagen.rollout.agents import Agent
 from vagen.rollout.collect import episode_seeds
 from vagen.rollout.episodes import play
@@ -25,16 +24,13 @@ def evaluate(
         ``example`` is the longest successful of the first episodes, else the first one: ``{"snapshots", "actions"}``.
     """
     rows = []
-    bar = tqdm(total=len(worlds) * len(agents) * episodes, desc="play", unit="episodes", disable=None)
     for world in worlds:
         seeds = episode_seeds(seed, world, f"agent-{split}", episodes)
         for agent in agents:
-            played = []
-            for trajectory in play(world, agent, seeds, split, max_steps):
-                played.append(trajectory)
-                bar.update()
-            rows.append(_row(world, agent.name, played))
-    bar.close()
+            played = play(world, agent, seeds, split, max_steps)
+            rows.append(
+                _row(world, agent.name, list(tracked(played, episodes, f"{agent.name} in {world}", "episodes")))
+            )
     return {"rows": rows, "split": split, "seed": seed, "max_steps": max_steps}
 
 

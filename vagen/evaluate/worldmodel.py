@@ -9,7 +9,6 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from tqdm import tqdm
 
 import vagen
 from vagen.cloze.grammar import Pattern, named
@@ -21,6 +20,7 @@ from vagen.mdp import Trajectory
 from vagen.policy.batches import draw
 from vagen.policy.chat import Chat, Picture
 from vagen.policy.generate import generate
+from vagen.progress import Progress
 from vagen.rollout.agents import MixtureAgent
 from vagen.rollout.collect import episode_seeds
 from vagen.rollout.episodes import play
@@ -100,16 +100,16 @@ def evaluate(
         simulator(world)  # unknown worlds are refused before anything is computed
     seen = _transitions_of(training_shards)
     rows = []
-    bar = tqdm(total=2 * n * len(worlds) * len(patterns), desc="evaluate", unit="answers", disable=None)
-    for world in worlds:
-        for cloze, pattern in patterns.items():
-            samples = draw_samples(world, cloze, pattern, n, seed, split, chat.policy.format.representation)
-            rows.append(_row(chat, samples, seed, batch, seen, bar))
-    bar.close()
+    with Progress(2 * n * len(worlds) * len(patterns), "evaluate", "answers") as progress:
+        for world in worlds:
+            for cloze, pattern in patterns.items():
+                samples = draw_samples(world, cloze, pattern, n, seed, split, chat.policy.format.representation)
+                rows.append(_row(chat, samples, seed, batch, seen, progress))
     return {
         "rows": [asdict(row) for row in rows],
         "split": split,
         "model": chat.policy.name,
+        "parameters": sum(p.numel() for p in chat.policy.model.parameters()),
         "seed": seed,
         "versions": {"vagen": vagen.__version__, **{p: version(p) for p in ("torch", "transformers", "minigrid")}},
     }
@@ -164,14 +164,19 @@ def _choose_window(world: World, episode: Trajectory, pattern: Pattern, generato
 
 
 def _row(
-    chat: Chat, samples: Sequence[Sample], seed: int, batch: int, seen: set[tuple[Facts, int, Facts]] | None, bar: tqdm
+    chat: Chat,
+    samples: Sequence[Sample],
+    seed: int,
+    batch: int,
+    seen: set[tuple[Facts, int, Facts]] | None,
+    progress: Progress,
 ) -> Row:
     pattern = samples[0].pattern
     pictures = draw(samples)
-    answers = _answers(chat, samples, pictures, batch, bar)
+    answers = _answers(chat, samples, pictures, batch, progress)
     scores = [score(sample, answer) for sample, answer in zip(samples, answers, strict=True)]
     accuracy = _share([s.correct for s in scores])
-    shuffled = _shuffled_image_floor(chat, samples, pictures, seed, batch, bar) if pattern.images else None
+    shuffled = _shuffled_image_floor(chat, samples, pictures, seed, batch, progress) if pattern.images else None
     floors = {
         "majority": majority_floor(samples),
         "copy": copy_floor(samples),
@@ -206,21 +211,26 @@ def _row(
 
 
 def _answers(
-    chat: Chat, samples: Sequence[Sample], pictures: Sequence[Sequence[Picture]], batch: int, bar: tqdm
+    chat: Chat, samples: Sequence[Sample], pictures: Sequence[Sequence[Picture]], batch: int, progress: Progress
 ) -> list[str]:
     prompts = [(chat.prompt(sample, shown), shown) for sample, shown in zip(samples, pictures, strict=True)]
     # Room for half as much again as any right answer: the length must not give the answer away.
     longest = max(len(chat.answer_tokens(sample.answer)) for sample in samples)
-    return generate(chat, prompts, longest + longest // 2 + 4, batch, bar.update)
+    return generate(chat, prompts, longest + longest // 2 + 4, batch, progress.update)
 
 
 def _shuffled_image_floor(
-    chat: Chat, samples: Sequence[Sample], pictures: Sequence[Sequence[Picture]], seed: int, batch: int, bar: tqdm
+    chat: Chat,
+    samples: Sequence[Sample],
+    pictures: Sequence[Sequence[Picture]],
+    seed: int,
+    batch: int,
+    progress: Progress,
 ) -> Proportion:
     """The same questions with another sample's images: what the model gets right without looking."""
     generator = np.random.default_rng([seed, 3])
     others = [_another(number, pictures, generator) for number in range(len(samples))]
-    answers = _answers(chat, samples, [pictures[other] for other in others], batch, bar)
+    answers = _answers(chat, samples, [pictures[other] for other in others], batch, progress)
     return _share([score(sample, answer).correct for sample, answer in zip(samples, answers, strict=True)])
 
 

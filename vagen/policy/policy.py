@@ -6,7 +6,7 @@ import importlib.util
 import json
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import torch
 from transformers import AutoModelForImageTextToText, AutoProcessor
@@ -62,7 +62,11 @@ class Policy:
 
 
 def create(config: Model, form: ClozeFormat, seed: int, dtype: torch.dtype = torch.float32) -> Policy:
-    """The policy a configuration asks for: loaded from a path, else the tiny default for ``form.worlds``."""
+    """The policy a configuration asks for: loaded from a path, else the tiny default for ``form.worlds``.
+
+    Raises:
+        ModelError: the model cannot be loaded.
+    """
     if config.path is not None:
         return load(config.path, dtype, config.attention, config.trust_remote_code, form)
     model, processor = tiny.build(config.tiny, form.worlds, seed)
@@ -70,16 +74,22 @@ def create(config: Model, form: ClozeFormat, seed: int, dtype: torch.dtype = tor
     return Policy(f"tiny-{config.tiny.architecture}", model.to(dtype), processor, form)
 
 
+def best_device() -> torch.device:
+    """The first GPU, or the CPU where there is none."""
+    return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+
+
 def load(
     path: str,
-    dtype: torch.dtype = torch.float32,
+    dtype: torch.dtype | Literal["auto"] = "auto",
     attention: str = "sdpa",
     trust_remote_code: bool = False,
     form: ClozeFormat | None = None,
 ) -> Policy:
-    """Load any image-text-to-text model from a folder or the Hub; weights only as safetensors.
+    """Load any image-text-to-text model from a folder or the Hub, on the CPU; weights only as safetensors.
 
     Args:
+        dtype: floating point type of the weights; ``auto`` keeps that of the files.
         form: how to ask; read from the folder where it is not given, else the default.
 
     Raises:

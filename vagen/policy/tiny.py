@@ -50,8 +50,6 @@ def build(config: Tiny, worlds: Iterable[str], seed: int) -> tuple[Any, Any]:
 
     Deterministic by ``seed``.
     """
-    if config.image_size % (config.patch_size * config.merge):
-        raise ValueError("image_size must be a multiple of patch_size times merge")
     make_model = {"idefics3": _idefics3, "qwen3_vl": _qwen3_vl}[config.architecture]
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
@@ -164,7 +162,7 @@ def _idefics3(config: Tiny, vocabulary: list[str]) -> tuple[Any, Any]:
                 "hidden_size": config.vision_hidden_size,
                 "intermediate_size": 2 * config.vision_hidden_size,
                 "num_hidden_layers": config.vision_layers,
-                "num_attention_heads": max(1, config.vision_hidden_size // config.head_size),
+                "num_attention_heads": config.vision_hidden_size // config.head_size,
                 "image_size": config.image_size,
                 "patch_size": config.patch_size,
                 "initializer_range": config.init_std,
@@ -210,7 +208,7 @@ def _qwen3_vl(config: Tiny, vocabulary: list[str]) -> tuple[Any, Any]:
                 "depth": config.vision_layers,
                 "hidden_size": config.vision_hidden_size,
                 "intermediate_size": 2 * config.vision_hidden_size,
-                "num_heads": max(1, config.vision_hidden_size // config.head_size),
+                "num_heads": config.vision_hidden_size // config.head_size,
                 "patch_size": config.patch_size,
                 "spatial_merge_size": config.merge,
                 "temporal_patch_size": 2,

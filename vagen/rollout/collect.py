@@ -5,10 +5,9 @@ from __future__ import annotations
 import zlib
 from pathlib import Path
 
-from tqdm import tqdm
-
 from vagen.config import Collect
 from vagen.data.shards import Manifest, write_shards
+from vagen.progress import tracked
 from vagen.rollout.agents import make_agent
 from vagen.rollout.episodes import play
 
@@ -25,9 +24,8 @@ def collect(config: Collect, output: Path, seed: int) -> dict[Path, Manifest]:
     manifests = {}
     for world in config.worlds:
         seeds = episode_seeds(seed, world, f"collect-{config.split}", config.episodes)
-        episodes = tqdm(
-            play(world, agent, seeds, config.split, config.max_steps), total=len(seeds), desc=world, disable=None
-        )
+        played = play(world, agent, seeds, config.split, config.max_steps)
+        episodes = tracked(played, len(seeds), f"collect {world}", "episodes")
         folder = output / world / config.split
         manifests[folder] = write_shards(
             folder,

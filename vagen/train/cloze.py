@@ -58,8 +58,9 @@ def train(config: Config, resume: bool = False) -> Path:
     with Metrics(output, start, config.train.steps, active=rank == 0) as metrics:
         interval = _Interval(cells)
         for step, batches in enumerate(loader, start=start + 1):
-            interval.add(engine.step(batches), engine.lr)
-            metrics.advance()
+            result = engine.step(batches)
+            interval.add(result, engine.lr)
+            metrics.advance(result.loss)
             if step % config.train.log_every == 0 or step == config.train.steps:
                 metrics.report(step, interval.summary())
                 interval = _Interval(cells)

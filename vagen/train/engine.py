@@ -17,7 +17,7 @@ if not torch.cuda.is_available():
 import deepspeed
 from deepspeed.accelerator import get_accelerator
 from deepspeed.utils import logger as deepspeed_logger
-from transformers import get_cosine_with_min_lr_schedule_with_warmup
+from transformers import get_wsd_schedule
 
 from vagen.config import ConfigError, Optimizer, Train
 from vagen.policy.packing import Batch, PackedLoss
@@ -98,8 +98,12 @@ class Engine:
         adamw = torch.optim.AdamW(
             _decay_groups(model, optimizer.weight_decay), lr=optimizer.lr, betas=optimizer.betas, foreach=True
         )
-        schedule = get_cosine_with_min_lr_schedule_with_warmup(
-            adamw, optimizer.warmup_steps, train.steps, min_lr_rate=optimizer.final_lr
+        schedule = get_wsd_schedule(
+            adamw,
+            num_warmup_steps=optimizer.warmup_steps,
+            num_decay_steps=round(optimizer.decay * train.steps),
+            num_training_steps=train.steps,
+            min_lr_ratio=optimizer.final_lr,
         )
         self._engine: Any  # DeepSpeed's type hints do not know what its engine holds
         self._engine, *_ = deepspeed.initialize(

@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import json
-import sys
 from pathlib import Path
 from types import TracebackType
 
 from torch.utils.tensorboard.writer import SummaryWriter
-from tqdm import tqdm
+
+from vagen.progress import Progress
 
 
 class Metrics:
@@ -27,8 +27,7 @@ class Metrics:
             return
         self._file = (output / "metrics.jsonl").open("a" if start else "w", encoding="utf-8")
         self._board = SummaryWriter(str(output / "tensorboard"), purge_step=start)
-        self._total = total
-        self._bar = tqdm(initial=start, total=total, desc="train", disable=not sys.stderr.isatty())
+        self._progress = Progress(total, "train", "steps", start)
 
     def __enter__(self) -> Metrics:
         return self
@@ -37,14 +36,14 @@ class Metrics:
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         if self._active:
-            self._bar.close()
+            self._progress.__exit__(kind, error, trace)
             self._board.close()
             self._file.close()
 
-    def advance(self) -> None:
+    def advance(self, loss: float) -> None:
         """One step is done."""
         if self._active:
-            self._bar.update()
+            self._progress.update(note=f"loss {loss:.4f}")
 
     def report(self, step: int, values: dict[str, float]) -> None:
         """Write the metrics of a step."""
@@ -54,8 +53,3 @@ class Metrics:
         self._file.flush()
         for name, value in values.items():
             self._board.add_scalar(name, value, step)
-        brief = f"loss {values['loss']:.4f}  clozes/s {values['clozes_per_second']:.0f}"
-        if sys.stderr.isatty():
-            self._bar.set_postfix_str(brief)
-        else:
-            print(f"train: step {step}/{self._total}  {brief}", file=sys.stderr, flush=True)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
+from vagen.cloze.sample import simulator
 from vagen.config import Config
 from vagen.data.stream import ClozeStream
 from vagen.policy.policy import ClozeFormat, ModelError
@@ -14,7 +15,21 @@ MODEL = "model"  # the Hugging Face folder inside a checkpoint
 
 def open_stream(config: Config) -> ClozeStream:
     """The data of a run; everything that can be wrong with it is found here, before anything starts."""
-    return ClozeStream(config.shards, config.clozes, config.seed)
+    stream = ClozeStream(config.shards, config.clozes, config.seed, config.shares)
+    if config.model.path is None:
+        for world in stream.worlds:
+            _check_size(world, config.model.tiny.image_size)
+    return stream
+
+
+def _check_size(world: str, size: int) -> None:
+    """Refuse a world whose frames the tiny model's processor would have to resize."""
+    height, width, _ = simulator(world).observation_space.shape or (0, 0, 0)
+    if {height, width} != {size}:
+        raise ModelError(
+            f"world {world!r} draws {width}x{height} pixels and the tiny model sees {size}x{size}: set "
+            f"--model.tiny.image_size, and train worlds of one size together"
+        )
 
 
 def cloze_format(config: Config, stream: ClozeStream) -> ClozeFormat:
