@@ -6,9 +6,11 @@ Group ``n`` is the same whoever asks for it, on whatever rank or worker, before 
 
 from __future__ import annotations
 
+from collections import defaultdict
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
+from itertools import pairwise
 from pathlib import Path
 
 import numpy as np
@@ -19,8 +21,7 @@ from vagen.config import Clozes
 from vagen.data.shards import DataError, read_manifest, read_shard
 from vagen.mdp import Trajectory
 
-#: Windows tried before one whose first transition changes nothing is accepted.
-EFFECTIVE_TRIES = 3
+IDLE_SHARE = 0.1  # of windows whose first transition changes nothing that can be seen
 
 
 @dataclass(frozen=True)
@@ -132,11 +133,17 @@ class ClozeStream:
 
 
 def _choose_start(trajectory: Trajectory, generator: np.random.Generator) -> int:
-    """A random transition, preferably one that changes what can be seen."""
-    world = simulator(trajectory.world)
-    start = 0
-    for _ in range(EFFECTIVE_TRIES):
-        start = int(generator.integers(len(trajectory)))
-        if world.facts(trajectory.snapshots[start]) != world.facts(trajectory.snapshots[start + 1]):
-            break
-    return start
+    """A transition of the trajectory, drawn so that rare events are not rare.
+
+    Transitions are grouped by the kinds of things they change (only the agent; agent and box; nothing …). A group is
+    drawn first, then a transition of it; the group that changes nothing is drawn one time in ten at most.
+    """
+    facts = [simulator(trajectory.world).facts(snapshot) for snapshot in trajectory.snapshots]
+    groups: defaultdict[tuple[str, ...], list[int]] = defaultdict(list)
+    for start, (before, after) in enumerate(pairwise(facts)):
+        groups[tuple(sorted({thing.kind for thing in before.things ^ after.things}))].append(start)
+    idle = groups.pop((), [])
+    if idle and (not groups or generator.random() < IDLE_SHARE):
+        return int(generator.choice(idle))
+    kinds = sorted(groups)
+    return int(generator.choice(groups[kinds[generator.integers(len(kinds))]]))
