@@ -196,21 +196,16 @@ def _collect(args: argparse.Namespace, overrides: list[str]) -> int:
 
 
 def _train(args: argparse.Namespace, overrides: list[str]) -> int:
-    from vagen.config import ConfigError, load
+    from vagen.config import load
 
     config = load(args.config, overrides)
     from vagen.train.launch import launched, run_processes
 
     processes = args.processes or 1
     if processes > 1 and not launched():
-        from vagen.train.run import open_stream
+        from vagen.train.run import prepare
 
-        open_stream(config)
-        if config.train.rows % (processes * config.train.micro_rows):
-            raise ConfigError(
-                f"train.rows={config.train.rows} is not a multiple of {processes} processes times "
-                f"train.micro_rows={config.train.micro_rows}"
-            )
+        prepare(config, processes)
         words = ["--config", args.config, *overrides, *(["--resume"] if args.resume else [])]
         return run_processes(processes, words)
     from vagen.train.cloze import train

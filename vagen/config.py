@@ -12,10 +12,12 @@ from pathlib import Path
 from typing import Annotated, Any, Literal, Self
 
 import yaml
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+from pydantic import BaseModel, ConfigDict, Field, NonNegativeInt, PositiveInt, ValidationError, model_validator
 
 from vagen.files import write_text_atomically
 from worlds.text import Representation
+
+Share = Annotated[float, Field(ge=0, lt=1)]
 
 
 class ConfigError(ValueError):
@@ -25,13 +27,13 @@ class ConfigError(ValueError):
 class Section(BaseModel):
     """A part of the configuration; frozen, and closed to keys it does not declare."""
 
-    model_config = ConfigDict(extra="forbid", frozen=True, protected_namespaces=())
+    model_config = ConfigDict(extra="forbid", frozen=True, protected_namespaces=(), allow_inf_nan=False)
 
 
 class Collect(Section):
     """What ``vagen collect`` gathers."""
 
-    worlds: tuple[str, ...] = ("minigrid-rooms-6x6", "sokoban-6x6", "frozenlake-6x6")
+    worlds: tuple[str, ...] = Field(default=("minigrid-rooms-6x6", "sokoban-6x6", "frozenlake-6x6"), min_length=1)
     episodes: int = Field(default=1000, gt=0, description="trajectories per world")
     max_steps: int = Field(default=10, gt=0, description="an episode is cut here, if the world has not ended before")
     behaviour: Literal["random", "expert", "mixture"] = "mixture"
@@ -44,22 +46,22 @@ class Tiny(Section):
     """A small VLM with random weights: a real ``transformers`` architecture, sized for two CPU cores."""
 
     architecture: Literal["idefics3", "qwen3_vl"] = "idefics3"
-    hidden_size: int = 96
-    layers: int = 3
-    head_size: int = 32
-    vision_hidden_size: int = 64
-    vision_layers: int = 2
-    image_size: int = Field(default=48, description="pixels per side, as the worlds render; boards are never resized")
-    patch_size: int = Field(default=8, description="pixels per side of a vision patch: one tile")
-    merge: int = Field(
+    hidden_size: PositiveInt = 96
+    layers: PositiveInt = 3
+    head_size: PositiveInt = 32
+    vision_hidden_size: PositiveInt = 64
+    vision_layers: PositiveInt = 2
+    image_size: PositiveInt = Field(default=48, description="pixels per side: boards are never resized")
+    patch_size: PositiveInt = Field(default=8, description="pixels per side of a vision patch: one tile")
+    merge: PositiveInt = Field(
         default=1, description="patches per side that become one image token; 1: a token per tile, learned fastest"
     )
-    vocabulary: int = Field(default=640, description="upper bound of the tokenizer's size")
-    init_std: float = Field(default=0.1, description="at the usual 0.02 a model this small learns nothing")
+    vocabulary: PositiveInt = Field(default=640, description="upper bound of the tokenizer's size")
+    init_std: float = Field(default=0.1, gt=0, description="at the usual 0.02 a model this small learns nothing")
     position_std: float = Field(
-        default=0.5, description="initial vision positions, as large as patches: places are learned first"
+        default=0.5, gt=0, description="initial vision positions, as large as patches: places are learned first"
     )
-    rope_theta: float = Field(default=100.0, description="small, for small heads and short contexts")
+    rope_theta: float = Field(default=100.0, gt=1, description="small, for small heads and short contexts")
 
     @model_validator(mode="after")
     def _sizes_fit(self) -> Self:
@@ -86,11 +88,15 @@ class Clozes(Section):
     """Which clozes, how they are written, and how much each counts."""
 
     weights: dict[str, Annotated[float, Field(gt=0)]] = Field(
+        min_length=1,
         default={"state_estimation": 1.0, "forward_dynamics": 1.0, "inverse_dynamics": 4.0},
         description="loss weight of each cloze, by name or pattern",
     )
     representation: Representation = "grid"
-    imagined: bool = Field(default=True, description="ask dynamics for every action the agent could have taken")
+    imagined: NonNegativeInt = Field(
+        default=1,
+        description="about how many actions not taken dynamics are asked too (inverse dynamics: none or all of them)",
+    )
     explain: bool = Field(default=True, description="put the world's rules and the notation into a system message")
 
 
@@ -101,7 +107,7 @@ class Optimizer(Section):
     """
 
     lr: float = Field(default=1.5e-3, gt=0)
-    betas: tuple[float, float] = (0.9, 0.95)
+    betas: tuple[Share, Share] = (0.9, 0.95)
     weight_decay: float = Field(default=0.01, ge=0)
     warmup_steps: int = Field(default=50, ge=0)
     decay: float = Field(default=0.3, ge=0, le=1, description="share of the steps, at the end, in which it decays")
@@ -132,17 +138,17 @@ class Train(Section):
 class Evaluate(Section):
     """What ``vagen quickstart`` measures after training."""
 
-    clozes: tuple[str, ...] = ("state_estimation", "forward_dynamics", "inverse_dynamics")
+    clozes: tuple[str, ...] = Field(default=("state_estimation", "forward_dynamics", "inverse_dynamics"), min_length=1)
     n: int = Field(default=300, gt=0, description="samples per world and cloze")
     episodes: int = Field(default=100, gt=0, description="episodes per world and agent")
     batch: int = Field(default=128, gt=0)
-    seed: int = 1
+    seed: NonNegativeInt = 1
 
 
 class Config(Section):
     """A whole run."""
 
-    seed: int = 0
+    seed: NonNegativeInt = 0
     output: str = "outputs/run"
     shards: tuple[str, ...] = Field(default=(), description="folders made by vagen collect")
     shares: dict[str, Annotated[int, Field(gt=0)]] = Field(
@@ -198,7 +204,7 @@ def _read(path: Path) -> dict[str, Any]:
         values = yaml.safe_load(path.read_text(encoding="utf-8"))
     except (OSError, UnicodeDecodeError) as error:
         raise ConfigError(f"cannot read configuration {path}: {getattr(error, 'strerror', None) or error}") from None
-    except yaml.YAMLError as error:
+    except (yaml.YAMLError, ValueError) as error:  # PyYAML lets the ValueError of an impossible date through
         raise ConfigError(f"configuration {path} is not YAML: {' '.join(str(error).split())}") from None
     if values is None:
         return {}
@@ -218,7 +224,7 @@ def _apply(values: dict[str, Any], override: str) -> None:
             raise ConfigError(f"override {override!r}: {section!r} is a value, not a section")
     try:
         values[last] = yaml.safe_load(text)
-    except yaml.YAMLError:
+    except (yaml.YAMLError, ValueError):
         raise ConfigError(f"override {override!r}: {text!r} is not a YAML value") from None
 
 

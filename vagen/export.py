@@ -33,7 +33,7 @@ def export(source: Path, output: Path, card: Path | None = None) -> Path:
     model = source if (source / "config.json").is_file() else latest_model(source)
     report = None if card is None else _read_card(card)
     _check_weights(model)
-    with atomic_folder(output) as temporary:
+    with atomic_folder(output, "config.json") as temporary:
         shutil.copytree(model, temporary, dirs_exist_ok=True)
         if card is not None:
             shutil.copyfile(card, temporary / CARD)

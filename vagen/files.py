@@ -33,7 +33,14 @@ def ensure_folder(path: Path) -> Path:
 
 @contextmanager
 def atomic_path(path: Path) -> Iterator[Path]:
-    """A temporary path beside ``path`` that takes its place when the block ends without an error."""
+    """A temporary path beside ``path`` that takes its place when the block ends without an error.
+
+    Raises:
+        OutputError: the place cannot be written to, or is a folder.
+    """
+    path = path.resolve()
+    if path.is_dir():
+        raise OutputError(f"cannot write to {path}: it is a folder; name a file")
     ensure_folder(path.parent)
     temporary = path.with_name(f".{path.name}.{os.getpid()}.part")
     try:
@@ -44,23 +51,33 @@ def atomic_path(path: Path) -> Iterator[Path]:
 
 
 @contextmanager
-def atomic_folder(path: Path) -> Iterator[Path]:
-    """A temporary folder beside ``path`` that takes its place (replacing what was there) when the block succeeds."""
+def atomic_folder(path: Path, marker: str) -> Iterator[Path]:
+    """A temporary folder beside ``path`` that takes its place when the block ends without an error.
+
+    Args:
+        marker: the file by which a folder of this kind is known. An existing folder is replaced only if it is empty or
+            holds one: a mistyped output must not delete somebody's work.
+
+    Raises:
+        OutputError: the place cannot be written to, or holds something else.
+    """
+    path = path.resolve()
+    if path.exists() and not (path.is_dir() and ((path / marker).is_file() or not any(path.iterdir()))):
+        raise OutputError(f"cannot write to {path}: it exists and has no {marker}; choose another output or remove it")
+    if path == Path.cwd() or path in Path.cwd().parents:
+        raise OutputError(f"cannot write to {path}: it is the working folder or holds it; choose a folder below")
     ensure_folder(path.parent)
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.part")
+    temporary, old = (path.with_name(f".{path.name}.{os.getpid()}.{role}") for role in ("part", "old"))
     shutil.rmtree(temporary, ignore_errors=True)
     temporary.mkdir()
     try:
         yield temporary
         if path.exists():
-            old = path.with_name(f".{path.name}.{os.getpid()}.old")
             os.replace(path, old)
-            os.replace(temporary, path)
-            shutil.rmtree(old)
-        else:
-            os.replace(temporary, path)
+        os.replace(temporary, path)
     finally:
         shutil.rmtree(temporary, ignore_errors=True)
+        shutil.rmtree(old, ignore_errors=True)
 
 
 def write_text_atomically(path: Path, text: str) -> None:

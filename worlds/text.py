@@ -43,7 +43,9 @@ def write_actions(actions: Sequence[int], names: Sequence[str]) -> str:
 
 def read_actions(text: str, names: Sequence[str]) -> tuple[int, ...] | None:
     """The actions that ``text`` lists, or ``None`` where a word is not an action."""
-    words = [word.strip() for word in text[:_MAX_TEXT].split(",")]
+    if len(text) > _MAX_TEXT:
+        return None
+    words = [word.strip() for word in text.split(",")]
     numbers = {name: number for number, name in enumerate(names)}
     if any(word not in numbers for word in words):
         return None

@@ -106,7 +106,7 @@ def named(name: str) -> Pattern:
         return parse(name)
     if name not in NAMED:
         near = get_close_matches(name, NAMED, n=1, cutoff=0.4)
-        hint = f"did you mean {near[0]!r}?" if near else f"known: {', '.join(NAMED)}"
+        hint = f"did you mean {near[0]!r}?" if near else f"known: {', '.join(NAMED)}."
         raise ClozeError(f"unknown cloze {name!r}: {hint} A pattern such as 'o0 a0 -> s1' works too.")
     return parse(NAMED[name])
 
@@ -186,6 +186,8 @@ def _need_state(given: tuple[Slot, ...], time: int, asked: Slot, text: str) -> N
 
 def _action_task(given: tuple[Slot, ...], asked: tuple[Slot, ...], text: str) -> Task:
     first, last = asked[0], asked[-1]
+    if first.optimal and Slot("a", first.time) in given:
+        raise ClozeError(f"cloze {text!r}: slot {first} is both given and asked")
     if first.optimal:
         if len(asked) > 1:
             raise ClozeError(f"cloze {text!r}: slot {asked[1]}: ask for one optimal action at a time")

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from functools import lru_cache
 
@@ -61,7 +61,7 @@ def build(
     """
     if len(window) < pattern.length:
         raise ClozeError(f"cloze {name!r} needs {pattern.length} transitions, the window has {len(window)}")
-    _check_answerable(name, pattern, simulator(window.world))
+    check_answerable(name, pattern, simulator(window.world))
     return Sample(
         name,
         pattern,
@@ -73,7 +73,7 @@ def build(
     )
 
 
-def _check_answerable(name: str, pattern: Pattern, world: World) -> None:
+def check_answerable(name: str, pattern: Pattern, world: World) -> None:
     """Refuse what a world's visible facts do not determine: accuracy would measure luck."""
     asked = pattern.asked[0]
     if pattern.task == "reward" and not world.visible_reward:
@@ -93,16 +93,20 @@ def window_at(trajectory: Trajectory, start: int, length: int) -> Trajectory:
         rewards=trajectory.rewards[start:stop],
         terminated=trajectory.terminated and last,
         truncated=trajectory.truncated and last,
+        success=trajectory.success and last,
     )
 
 
-def imagined(window: Trajectory) -> Iterator[Trajectory]:
-    """The window once for every last action the agent could have taken, each simulated from the same state.
+def imagined(window: Trajectory, actions: Iterable[int] | None = None) -> Iterator[Trajectory]:
+    """The window once for each last action the agent could have taken, each simulated from the same state.
 
     Free supervision for dynamics: the simulator knows what every action would have done.
+
+    Args:
+        actions: which last actions, in order; all of them by default.
     """
     world = simulator(window.world)
-    for action in range(len(world.actions)):
+    for action in range(len(world.actions)) if actions is None else actions:
         if action == window.actions[-1]:
             yield window
             continue
@@ -185,11 +189,13 @@ def write_reward(reward: float) -> str:
     return f"{reward:.2f}".rstrip("0").rstrip(".")
 
 
-def execute(world: World, snapshot: Snapshot, actions: Sequence[int]) -> Snapshot | None:
-    """Where ``actions`` lead from ``snapshot``; ``None`` if the world ends before all are taken."""
+def execute(world: World, snapshot: Snapshot, actions: Sequence[int]) -> list[Snapshot] | None:
+    """The states after each of ``actions``, from ``snapshot``; ``None`` if the world ends before all are taken."""
     world.restore(snapshot)
+    states = []
     for number, action in enumerate(actions):
         _, _, terminated, _, _ = world.step(action)  # type: ignore[arg-type]
         if terminated and number < len(actions) - 1:
             return None
-    return world.state().snapshot
+        states.append(world.state().snapshot)
+    return states

@@ -7,10 +7,13 @@ visible outcome is the same, another optimal action, a plan that also arrives.
 from __future__ import annotations
 
 from dataclasses import dataclass
+from itertools import product
 
 from vagen.cloze.sample import NO, YES, Sample, execute
 from worlds import Facts
 from worlds.text import read_actions, read_facts
+
+PLANS_TRIED = 4096  # beyond so many possible plans, equivalence sets are not enumerated
 
 
 @dataclass(frozen=True)
@@ -51,11 +54,21 @@ def true_facts(sample: Sample) -> Facts:
     return sample.world.facts(sample.window.snapshots[sample.pattern.asked[0].time])
 
 
-def accepted_actions(sample: Sample) -> frozenset[int]:
-    """The equivalence set of a cloze that asks for one action: every action that is right."""
+def accepted_plans(sample: Sample) -> frozenset[tuple[int, ...]]:
+    """The equivalence set of a cloze that asks for actions: every sequence of as many actions that is right.
+
+    Tries all of them, so it is meant for short plans; see :data:`PLANS_TRIED`.
+    """
+    actions = range(len(sample.world.actions))
     if sample.pattern.task == "policy":
-        return frozenset(sample.world.optimal_actions(sample.window.snapshots[sample.pattern.asked[0].time]))
-    return frozenset(action for action in range(len(sample.world.actions)) if _arrives(sample, (action,)))
+        best = sample.world.optimal_actions(sample.window.snapshots[sample.pattern.asked[0].time])
+        return frozenset((action,) for action in best)
+    return frozenset(plan for plan in product(actions, repeat=len(sample.pattern.asked)) if _arrives(sample, plan))
+
+
+def plan_count(sample: Sample) -> int:
+    """How many sequences of actions could be answered."""
+    return len(sample.world.actions) ** len(sample.pattern.asked)
 
 
 def field_f1(truth: Facts, answer: Facts) -> dict[str, float]:
@@ -86,14 +99,16 @@ def _score_actions(sample: Sample, answer: str) -> Score:
 
 
 def _arrives(sample: Sample, actions: tuple[int, ...]) -> bool:
-    """Whether ``actions`` in place of the asked ones lead to a state that looks like the one reached."""
+    """Whether ``actions`` in place of the asked ones lead to states that look like all those shown."""
     first, last = sample.pattern.asked[0].time, sample.pattern.asked[-1].time
-    snapshots = sample.window.snapshots
-    taken = sample.window.actions[first : last + 1]
-    if actions == taken:
+    snapshots, world = sample.window.snapshots, sample.world
+    if actions == sample.window.actions[first : last + 1]:
         return True
-    end = execute(sample.world, snapshots[first], actions)
-    return end is not None and sample.world.facts(end) == sample.world.facts(snapshots[last + 1])
+    states = execute(world, snapshots[first], actions)
+    shown = [slot.time for slot in sample.pattern.given if slot.kind in "os" and first < slot.time <= last + 1]
+    return states is not None and all(
+        world.facts(states[time - first - 1]) == world.facts(snapshots[time]) for time in shown
+    )
 
 
 def _score_reward(sample: Sample, answer: str) -> Score:

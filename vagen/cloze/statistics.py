@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import math
 from collections import Counter, defaultdict
-from collections.abc import Sequence
+from collections.abc import Hashable, Sequence
 from dataclasses import dataclass
 
 from vagen.cloze.sample import Sample
-from vagen.cloze.scoring import accepted_actions, true_facts
+from vagen.cloze.scoring import PLANS_TRIED, accepted_plans, plan_count, true_facts
 
 Z95 = 1.959963984540054  # two-sided 95 % quantile of the normal distribution
 
@@ -40,11 +40,14 @@ def wilson(successes: float, n: int) -> Proportion:
     return Proportion(p, low, high, n)
 
 
-def majority_floor(samples: Sequence[Sample]) -> Proportion:
+def majority_floor(samples: Sequence[Sample]) -> Proportion | None:
     """Always giving the answer that is right most often among samples with the same text.
 
     It is chosen on the very samples it is measured on, so it is an upper bound of what ignoring the image can reach.
+    ``None`` for clozes without images, whose text is all there is, and for plans too long to enumerate.
     """
+    if not samples[0].pattern.images or _too_many_plans(samples[0]):
+        return None
     groups: defaultdict[str, list[Sample]] = defaultdict(list)
     for sample in samples:
         groups[sample.question].append(sample)
@@ -52,19 +55,17 @@ def majority_floor(samples: Sequence[Sample]) -> Proportion:
     return wilson(hits, len(samples))
 
 
-def random_floor(samples: Sequence[Sample]) -> Proportion:
-    """A uniformly drawn valid answer: any action for actions, the truth of another sample for the rest."""
-    first = samples[0]
-    if first.pattern.task in ("actions", "policy"):
-        choices = len(first.world.actions) ** len(first.pattern.asked)
-        if len(first.pattern.asked) == 1:
-            expected = sum(len(accepted_actions(sample)) / choices for sample in samples)
-        else:
-            expected = len(samples) / choices  # one plan is sure to be right; others are not counted
-        return wilson(expected, len(samples))
+def random_floor(samples: Sequence[Sample]) -> Proportion | None:
+    """A uniformly drawn valid answer: any sequence of actions, or else the truth of another sample.
+
+    ``None`` for plans too long to enumerate.
+    """
+    if _too_many_plans(samples[0]):
+        return None
     n = len(samples)
-    counts = _answer_counts(samples)
-    pairs = sum(count * (count - 1) for count in counts.values())
+    if _asks_actions(samples[0]):
+        return wilson(sum(len(accepted_plans(sample)) / plan_count(sample) for sample in samples), n)
+    pairs = sum(count * (count - 1) for count in _answer_counts(samples).values())
     return wilson(pairs / max(1, n - 1), n)
 
 
@@ -93,12 +94,17 @@ def skill(accuracy: float, floors: Sequence[float], top: float | None) -> float 
     return (accuracy - best) / (top - best)
 
 
-def _answer_counts(samples: Sequence[Sample]) -> Counter[str]:
+def _asks_actions(sample: Sample) -> bool:
+    return sample.pattern.task in ("actions", "policy")
+
+
+def _too_many_plans(sample: Sample) -> bool:
+    return _asks_actions(sample) and plan_count(sample) > PLANS_TRIED
+
+
+def _answer_counts(samples: Sequence[Sample]) -> Counter[Hashable]:
     """How many of the samples each answer would be right for."""
-    counts: Counter[str] = Counter()
+    counts: Counter[Hashable] = Counter()
     for sample in samples:
-        if sample.pattern.task in ("actions", "policy") and len(sample.pattern.asked) == 1:
-            counts.update(sample.world.actions[action] for action in accepted_actions(sample))
-        else:
-            counts[sample.answer] += 1
+        counts.update(accepted_plans(sample) if _asks_actions(sample) else [sample.answer])
     return counts

@@ -8,23 +8,25 @@ draws otherwise. The tar files are byte-identical for equal input.
 from __future__ import annotations
 
 import hashlib
-import json
 from collections.abc import Iterable, Iterator
-from dataclasses import asdict, dataclass, fields
+from dataclasses import asdict, dataclass
 from importlib.metadata import version
+from io import BytesIO
 from pathlib import Path
-from typing import Any, cast
+from tarfile import TarError
+from typing import Annotated, Any
 
 import numpy as np
 from numpy.typing import NDArray
-from webdataset.compat import WebDataset
+from pydantic import Field, TypeAdapter, ValidationError
+from webdataset.tariterators import tar_file_iterator
 from webdataset.writer import TarWriter
 
 import vagen
 from vagen.cloze.sample import simulator
 from vagen.files import atomic_folder, write_json
 from vagen.mdp import Trajectory
-from worlds import WorldError
+from worlds import Split, WorldError
 
 MANIFEST = "manifest.json"
 FORMAT = 1
@@ -34,15 +36,19 @@ class DataError(ValueError):
     """Shards that cannot be used; the message names the file, what is wrong and what to do."""
 
 
+FileName = Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]*$")]  # no path, no address, no command
+Count = Annotated[int, Field(gt=0)]
+
+
 @dataclass(frozen=True)
 class Shard:
     """One line of a manifest: a file, its counts, and the SHA-256 of its bytes."""
 
-    file: str
-    trajectories: int
-    transitions: int
-    bytes: int
-    sha256: str
+    file: FileName
+    trajectories: Count
+    transitions: Annotated[int, Field(ge=0)]
+    bytes: Count
+    sha256: Annotated[str, Field(pattern=r"^[0-9a-f]{64}$")]
 
 
 @dataclass(frozen=True)
@@ -51,10 +57,10 @@ class Manifest:
 
     format: int
     world: str
-    split: str
+    split: Split
     seed: int
     behaviour: str
-    layouts: int
+    layouts: Annotated[int, Field(ge=0)]
     shards: tuple[Shard, ...]
     provenance: dict[str, Any]
 
@@ -65,6 +71,10 @@ class Manifest:
     @property
     def transitions(self) -> int:
         return sum(shard.transitions for shard in self.shards)
+
+
+_MANIFEST = TypeAdapter(Manifest)
+_TRAJECTORY = TypeAdapter(Trajectory)
 
 
 def frame_hash(frame: NDArray[np.uint8]) -> str:
@@ -82,12 +92,12 @@ def provenance(world: str) -> dict[str, Any]:
 
 
 def write_shards(
-    folder: Path, trajectories: Iterable[Trajectory], *, world: str, split: str, seed: int, behaviour: str, size: int
+    folder: Path, trajectories: Iterable[Trajectory], *, world: str, split: Split, seed: int, behaviour: str, size: int
 ) -> Manifest:
     """Write trajectories, ``size`` to a shard, and their manifest; the folder appears whole or not at all."""
     layouts: set[str] = set()
     shards: list[Shard] = []
-    with atomic_folder(folder) as temporary:
+    with atomic_folder(folder, MANIFEST) as temporary:
         for number, batch in enumerate(_batches(trajectories, size)):
             path = temporary / f"shard-{number:05d}.tar"
             _write_tar(path, batch, first=number * size)
@@ -108,16 +118,20 @@ def read_manifest(folder: Path) -> Manifest:
     """
     path = folder / MANIFEST
     try:
-        value = json.loads(path.read_text(encoding="utf-8"))
-        known = {field.name for field in fields(Manifest)}
-        shards = tuple(Shard(**shard) for shard in value["shards"])
-        manifest = Manifest(**{**{k: v for k, v in value.items() if k in known}, "shards": shards})
+        manifest = _MANIFEST.validate_json(path.read_bytes(), strict=True)
     except OSError as error:
         raise DataError(
             f"no shards in {folder}: cannot read {MANIFEST} ({error.strerror}); run `vagen collect`"
         ) from None
-    except (ValueError, KeyError, TypeError) as error:
-        raise DataError(f"{path} is damaged ({type(error).__name__}: {error}); collect the data again") from None
+    except ValidationError as error:
+        first = error.errors()[0]
+        where = ".".join(map(str, first["loc"])) or "the file"
+        problem = f"{where}: {first['msg']}, got {first['input']!r:.80}"
+        raise DataError(f"{path} is damaged ({problem}); collect the data again") from None
+    try:
+        simulator(manifest.world)
+    except WorldError as error:
+        raise DataError(f"{path}: {error}") from None
     if manifest.format != FORMAT:
         raise DataError(f"{path} has format {manifest.format}, this version reads {FORMAT}; collect the data again")
     if manifest.trajectories == 0:
@@ -128,31 +142,50 @@ def read_manifest(folder: Path) -> Manifest:
     return manifest
 
 
-def read_shard(folder: Path, shard: Shard) -> list[Trajectory]:
-    """All trajectories of a shard, checked against the manifest and the renderer of today.
+def read_shard(folder: Path, manifest: Manifest, index: int) -> list[Trajectory]:
+    """All trajectories of one shard, checked against the manifest and the renderer of today.
 
     Raises:
-        DataError: the bytes are not those of the manifest, or the world no longer draws what it drew.
+        DataError: the bytes are not those of the manifest, they hold something else than trajectories of its world, or
+            the world no longer draws what it drew.
     """
+    shard = manifest.shards[index]
     path = folder / shard.file
     data = path.read_bytes() if path.is_file() else b""
     if len(data) != shard.bytes or _sha256(data) != shard.sha256:
         raise DataError(f"shard {path} is corrupt (its checksum is not the manifest's); collect the data again")
-    # Which rank and worker takes what is decided by trajectory number (see stream), not by WebDataset's splitters.
-    samples = WebDataset(
-        str(path), shardshuffle=False, empty_check=False, nodesplitter=iter, workersplitter=None
-    ).decode()
-    trajectories = [_from_json(sample["json"]) for sample in cast(Iterable[dict[str, Any]], samples)]
-    if trajectories:
-        _check_frame(path, trajectories[0])
+    try:
+        members = list(tar_file_iterator(BytesIO(data)))  # pyright: ignore[reportArgumentType] - any byte stream will do
+    except TarError as error:
+        raise DataError(f"shard {path} is no tar file ({error}); collect the data again") from None
+    trajectories = [_parse(path, member["fname"], member["data"]) for member in members]
+    if len(trajectories) != shard.trajectories:
+        raise DataError(f"shard {path} holds {len(trajectories)} trajectories, its manifest says {shard.trajectories}")
+    if strangers := {trajectory.world for trajectory in trajectories} - {manifest.world}:
+        raise DataError(f"shard {path} holds a trajectory of {min(strangers)!r}, its manifest says {manifest.world!r}")
+    _check_frame(path, trajectories[0])
     return trajectories
 
 
-def _check_frame(path: Path, trajectory: Trajectory) -> None:
+def read_trajectories(folder: Path) -> Iterator[Trajectory]:
+    """All trajectories of a folder, in order."""
+    manifest = read_manifest(folder)
+    for index in range(len(manifest.shards)):
+        yield from read_shard(folder, manifest, index)
+
+
+def _parse(path: Path, name: str, data: bytes) -> Trajectory:
+    """One member of a shard. Members are parsed as JSON and as nothing else: shards may come from strangers."""
+    if not name.endswith(".json"):
+        raise DataError(f"shard {path}: member {name!r} is no .json file; only trajectories are read")
     try:
-        world = simulator(trajectory.world)
-    except WorldError as error:
-        raise DataError(f"shard {path}: {error}") from None
+        return _TRAJECTORY.validate_json(data)
+    except ValidationError as error:
+        raise DataError(f"shard {path}: member {name!r} is no trajectory ({error.errors()[0]['msg']})") from None
+
+
+def _check_frame(path: Path, trajectory: Trajectory) -> None:
+    world = simulator(trajectory.world)
     if frame_hash(world.render_states([trajectory.snapshots[0]])[0]) != trajectory.frame_hash:
         raise DataError(
             f"shard {path}: {trajectory.world} draws other frames than when it was collected; collect again"
@@ -174,11 +207,6 @@ def _write_tar(path: Path, trajectories: list[Trajectory], first: int) -> None:
     with TarWriter(str(path), mtime=0, user="", group="") as writer:
         for number, trajectory in enumerate(trajectories, start=first):
             writer.write({"__key__": f"{number:08d}", "json": asdict(trajectory)})
-
-
-def _from_json(value: dict[str, Any]) -> Trajectory:
-    lists = {key: tuple(value[key]) for key in ("snapshots", "actions", "rewards")}
-    return Trajectory(**{**value, **lists})
 
 
 def _sha256(data: bytes) -> str:

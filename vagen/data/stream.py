@@ -6,21 +6,24 @@ Group ``n`` is the same whoever asks for it, on whatever rank or worker, before 
 
 from __future__ import annotations
 
-from collections import defaultdict
-from collections.abc import Mapping, Sequence
+from collections import OrderedDict, defaultdict
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from functools import lru_cache
 from itertools import pairwise
 from pathlib import Path
+from typing import TypeVar
 
 import numpy as np
 
 from vagen.cloze.grammar import Pattern, named
-from vagen.cloze.sample import Sample, build, imagined, simulator, window_at
+from vagen.cloze.sample import Sample, build, check_answerable, imagined, simulator, window_at
 from vagen.config import Clozes
 from vagen.data.shards import DataError, read_manifest, read_shard
 from vagen.mdp import Trajectory
 
+T = TypeVar("T")
+KEPT = 2  # shards, and orders of epochs, a store keeps in memory
+GROUP_TRIES = 100  # trajectories tried before it is said that no cloze fits any of them
 IDLE_SHARE = 0.1  # of windows whose first transition changes nothing that can be seen
 
 
@@ -39,14 +42,17 @@ class TrajectoryStore:
         self.folder = folder
         self.manifest = read_manifest(folder)
         self._seed = tuple(seed)
-        self._shard = lru_cache(maxsize=2)(lambda index: read_shard(folder, self.manifest.shards[index]))
-        self._order = lru_cache(maxsize=2)(self._epoch_order)
+        self._shards: OrderedDict[int, list[Trajectory]] = OrderedDict()
+        self._orders: OrderedDict[int, list[tuple[int, int]]] = OrderedDict()
 
     def trajectory(self, number: int) -> Trajectory:
         """The ``number``-th trajectory of an endless walk that sees each exactly once per epoch."""
         epoch, place = divmod(number, self.manifest.trajectories)
-        shard, index = self._order(epoch)[place]
-        return self._shard(shard)[index]
+        shard, index = _recall(self._orders, epoch, self._epoch_order)[place]
+        return _recall(self._shards, shard, self._read)[index]
+
+    def _read(self, shard: int) -> list[Trajectory]:
+        return read_shard(self.folder, self.manifest, shard)
 
     def _epoch_order(self, epoch: int) -> list[tuple[int, int]]:
         """(shard, index) pairs: shards in random order, and random order within each, so reading stays local."""
@@ -56,6 +62,16 @@ class TrajectoryStore:
             for shard in generator.permutation(len(self.manifest.shards))
             for index in generator.permutation(self.manifest.shards[shard].trajectories)
         ]
+
+
+def _recall(kept: OrderedDict[int, T], key: int, make: Callable[[int], T]) -> T:
+    """The value of ``key``, made anew unless it is among the few last used."""
+    if key not in kept:
+        kept[key] = make(key)
+        if len(kept) > KEPT:
+            kept.popitem(last=False)
+    kept.move_to_end(key)
+    return kept[key]
 
 
 class ClozeStream:
@@ -69,6 +85,8 @@ class ClozeStream:
     def __init__(
         self, folders: Sequence[str | Path], clozes: Clozes, seed: int, shares: Mapping[str, int] | None = None
     ):
+        if not clozes.weights:
+            raise DataError("no clozes given: set `clozes.weights`")
         if not folders:
             raise DataError("no shards given: set `shards` to folders made by `vagen collect`")
         self.clozes = clozes
@@ -81,6 +99,10 @@ class ClozeStream:
                     f"{store.folder} holds the {store.manifest.split} split; train on the train split only"
                 )
 
+        for name, pattern in self.patterns.items():
+            for world in self.worlds:
+                check_answerable(name, pattern, simulator(world))
+        self._shortest = min(max(1, pattern.length) for pattern in self.patterns.values())
         shares = shares or {}
         if unknown := set(shares) - set(self.worlds):
             raise DataError(f"shares name {min(unknown)!r}, which is not among the shards' worlds")
@@ -101,20 +123,34 @@ class ClozeStream:
         cycle, place = divmod(number, len(self._cycle))
         which, turn = self._cycle[place]
         turns = sum(store == which for store, _ in self._cycle)
-        trajectory = self.stores[which].trajectory(cycle * turns + turn)
-        start = _choose_start(trajectory, np.random.default_rng([self.seed, number]))
+        generator = np.random.default_rng([self.seed, number])
+        for attempt in range(GROUP_TRIES):  # where no cloze fits (an episode too short, a state without a way on)
+            trajectory = self.stores[which].trajectory(cycle * turns + turn + attempt)
+            if group := self._group_of(trajectory, generator):
+                return group
+        folder, names = self.stores[which].folder, ", ".join(self.patterns)
+        raise DataError(f"{folder}: none of {GROUP_TRIES} trajectories has room for any of the clozes {names}")
+
+    def _group_of(self, trajectory: Trajectory, generator: np.random.Generator) -> Group | None:
+        """A group about a random window of a trajectory; ``None`` if no cloze fits it."""
+        last = len(trajectory) - self._shortest
+        if last < 0:
+            return None
+        start = _choose_start(trajectory, last, generator)
         pairs = [
             (build(name, pattern, window, self.clozes.representation), self.clozes.weights[name])
             for name, pattern in self.patterns.items()
-            for window in self._windows(pattern, trajectory, start)
+            for window in self._windows(pattern, trajectory, start, generator)
         ]
-        return Group(tuple(sample for sample, _ in pairs), tuple(weight for _, weight in pairs))
+        return Group(tuple(sample for sample, _ in pairs), tuple(weight for _, weight in pairs)) if pairs else None
 
     def share(self, step: int, rows: int, rank: int, ranks: int) -> list[Group]:
         """The groups of one step that fall to one rank; their union over ranks does not depend on ``ranks``."""
         return [self.group(step * rows + row) for row in range(rank, rows, ranks)]
 
-    def _windows(self, pattern: Pattern, trajectory: Trajectory, start: int) -> Sequence[Trajectory]:
+    def _windows(
+        self, pattern: Pattern, trajectory: Trajectory, start: int, generator: np.random.Generator
+    ) -> Sequence[Trajectory]:
         """The windows a pattern is applied to: none where it does not fit, several where actions are imagined."""
         if start + pattern.length > len(trajectory):
             return ()
@@ -125,20 +161,22 @@ class ClozeStream:
         if not (self.clozes.imagined and pattern.dynamics):
             return (window,)
         if pattern.task != "actions":
-            return tuple(imagined(window))
+            others = [a for a in range(len(simulator(window.world).actions)) if a != window.actions[-1]]
+            chosen = generator.permutation(others)[: self.clozes.imagined]
+            return tuple(imagined(window, [window.actions[-1], *map(int, chosen)]))
         # Only outcomes that can be seen tell which action it was.
         facts = simulator(window.world).facts
         telling = tuple(w for w in imagined(window) if facts(w.snapshots[-1]) != facts(w.snapshots[-2]))
         return telling or (window,)
 
 
-def _choose_start(trajectory: Trajectory, generator: np.random.Generator) -> int:
-    """A transition of the trajectory, drawn so that rare events are not rare.
+def _choose_start(trajectory: Trajectory, last: int, generator: np.random.Generator) -> int:
+    """A transition of the trajectory, none after ``last``, drawn so that rare events are not rare.
 
     Transitions are grouped by the kinds of things they change (only the agent; agent and box; nothing …). A group is
     drawn first, then a transition of it; the group that changes nothing is drawn one time in ten at most.
     """
-    facts = [simulator(trajectory.world).facts(snapshot) for snapshot in trajectory.snapshots]
+    facts = [simulator(trajectory.world).facts(snapshot) for snapshot in trajectory.snapshots[: last + 2]]
     groups: defaultdict[tuple[str, ...], list[int]] = defaultdict(list)
     for start, (before, after) in enumerate(pairwise(facts)):
         groups[tuple(sorted({thing.kind for thing in before.things ^ after.things}))].append(start)

@@ -15,7 +15,7 @@ from vagen.cloze.grammar import Pattern, named
 from vagen.cloze.sample import Sample, build, simulator, window_at
 from vagen.cloze.scoring import Score, score
 from vagen.cloze.statistics import Proportion, ceiling, copy_floor, majority_floor, random_floor, skill, wilson
-from vagen.data.shards import read_manifest, read_shard
+from vagen.data.shards import read_trajectories
 from vagen.mdp import Trajectory
 from vagen.policy.batches import draw
 from vagen.policy.chat import Chat, Picture
@@ -270,12 +270,9 @@ def _transitions_of(folders: Sequence[Path]) -> set[tuple[Facts, int, Facts]] | 
         return None
     seen = set()
     for folder in folders:
-        manifest = read_manifest(folder)
-        world = simulator(manifest.world)
-        for shard in manifest.shards:
-            for trajectory in read_shard(folder, shard):
-                facts = [world.facts(snapshot) for snapshot in trajectory.snapshots]
-                seen.update(zip(facts, trajectory.actions, facts[1:], strict=False))
+        for trajectory in read_trajectories(folder):
+            facts = [simulator(trajectory.world).facts(snapshot) for snapshot in trajectory.snapshots]
+            seen.update(zip(facts, trajectory.actions, facts[1:], strict=False))
     return seen
 
 

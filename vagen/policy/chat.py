@@ -91,7 +91,9 @@ class Chat:
     def prompt(self, sample: Sample, pictures: Sequence[Picture]) -> Prompt:
         """The tokens of a sample's prompt, up to where the answer begins."""
         shapes = tuple(picture.pixels.shape for picture in pictures)
-        key = (sample.question, shapes, sample.window.world if self.policy.format.explain else None)
+        key: tuple = (sample.question, shapes)
+        if self.policy.format.explain:
+            key += (sample.window.world, sample.representation)
         prompt = self._prompts.get(key)
         if prompt is None:
             prompt = self._make_prompt(self._render(self.messages(sample)), pictures)

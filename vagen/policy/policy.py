@@ -3,16 +3,17 @@
 from __future__ import annotations
 
 import importlib.util
-import json
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, Literal
 
 import torch
+from pydantic import TypeAdapter, ValidationError
+from safetensors import SafetensorError
 from transformers import AutoModelForImageTextToText, AutoProcessor
 
 from vagen.config import Model
-from vagen.files import write_json
+from vagen.files import atomic_folder, write_json
 from vagen.policy import tiny
 from vagen.policy.processors import ImageOnlyQwen3VLProcessor
 from worlds.text import Representation
@@ -41,6 +42,9 @@ class ClozeFormat:
     clozes: tuple[str, ...] = ()
 
 
+_FORMAT = TypeAdapter(ClozeFormat)
+
+
 @dataclass(frozen=True)
 class Policy:
     """A loaded model with everything needed to talk to it."""
@@ -56,9 +60,10 @@ class Policy:
 
     def save(self, folder: Path, state_dict: dict[str, torch.Tensor] | None = None) -> None:
         """Write a plain Hugging Face folder (safetensors, processor, generation config) and the cloze format."""
-        self.model.save_pretrained(folder, state_dict=state_dict)
-        self.processor.save_pretrained(folder)
-        write_json(folder / FORMAT_FILE, asdict(self.format))
+        with atomic_folder(folder, "config.json") as temporary:
+            self.model.save_pretrained(temporary, state_dict=state_dict)
+            self.processor.save_pretrained(temporary)
+            write_json(temporary / FORMAT_FILE, asdict(self.format))
 
 
 def create(config: Model, form: ClozeFormat, seed: int, dtype: torch.dtype = torch.float32) -> Policy:
@@ -95,26 +100,36 @@ def load(
     Raises:
         ModelError: there is no such model, or it is not one that reads images and writes text.
     """
-    folder = Path(path)
-    if path.startswith((".", "/", "~", "outputs/")) or folder.exists():
-        _check_folder(folder)
+    check_path(path)
     try:
-        model = AutoModelForImageTextToText.from_pretrained(
+        model, loading = AutoModelForImageTextToText.from_pretrained(  # pyright: ignore[reportGeneralTypeIssues]
             path,
             dtype=dtype,
             attn_implementation=attention,
             trust_remote_code=trust_remote_code,
             use_safetensors=True,
+            output_loading_info=True,
         )
         processor = _load_processor(path, model, trust_remote_code)
-    except (OSError, ValueError, ImportError) as error:
+    except (OSError, ValueError, ImportError, RuntimeError, SafetensorError) as error:
         reason = next((line for line in str(error).splitlines() if line.strip()), type(error).__name__)
         raise ModelError(f"cannot load model {path!r}: {reason.strip()}") from None
+    if missing := sorted(loading["missing_keys"]):
+        raise ModelError(f"cannot load model {path!r}: its files lack {len(missing)} weights, such as {missing[0]}")
+    folder = Path(path)
     processor.tokenizer.padding_side = "left"
     return Policy(folder.name or path, model, processor, form or _read_format(folder))
 
 
-def _check_folder(folder: Path) -> None:
+def check_path(path: str) -> None:
+    """Refuse a path that is meant as a folder and holds no model; ids of the Hub pass.
+
+    Raises:
+        ModelError: says what is missing.
+    """
+    folder = Path(path)
+    if not (path.startswith((".", "/", "~", "outputs/")) or folder.exists()):
+        return
     if not folder.is_dir():
         raise ModelError(f"no model folder {folder}: give a folder with config.json, or a model id of the Hub")
     if not (folder / "config.json").is_file():
@@ -137,9 +152,8 @@ def _read_format(folder: Path) -> ClozeFormat:
     if not path.is_file():
         return ClozeFormat()
     try:
-        value = json.loads(path.read_text(encoding="utf-8"))
-        return ClozeFormat(value["representation"], value["explain"], tuple(value["worlds"]), tuple(value["clozes"]))
-    except (ValueError, KeyError, TypeError) as error:
-        raise ModelError(
-            f"{path} is damaged ({type(error).__name__}: {error}); delete it to use the defaults"
-        ) from None
+        return _FORMAT.validate_json(path.read_bytes())
+    except ValidationError as error:
+        problem = error.errors()[0]
+        where = ".".join(map(str, problem["loc"])) or "the file"
+        raise ModelError(f"{path} is damaged ({where}: {problem['msg']}); delete it to use the defaults") from None

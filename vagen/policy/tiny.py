@@ -30,8 +30,9 @@ from worlds import make
 PAD, END, USER, ASSISTANT, SYSTEM = "<pad>", "<end_of_utterance>", "<|user|>", "<|assistant|>", "<|system|>"
 CONTEXT = 4096  # longest sequence in tokens
 
-# A word with the space before it, one digit, a run of marks, or a single white space: numbers are never merged.
-_PIECES = r" ?[A-Za-z]+| ?[0-9]| ?[^\sA-Za-z0-9]+|\s"
+# A word with the space and the marks before it (glyphs such as ">G" are one), a single digit (numbers are never
+# merged), a run of marks, or a single white space.
+_PIECES = r" ?[^\sA-Za-z0-9]*[A-Za-z]+| ?[0-9]| ?[^\sA-Za-z0-9]+|\s"
 
 _TEMPLATE = (
     "{% for message in messages %}<|{{ message['role'] }}|>"

@@ -12,7 +12,6 @@ from torch.utils.data import DataLoader, IterableDataset, get_worker_info
 
 from vagen.config import Config, save
 from vagen.data.stream import ClozeStream
-from vagen.files import ensure_folder
 from vagen.policy.batches import Batcher, answer_weights
 from vagen.policy.chat import Chat
 from vagen.policy.packing import Batch
@@ -22,12 +21,11 @@ from vagen.train.engine import (
     StepResult,
     barrier,
     local_device,
-    micro_batches,
     start_processes,
     stop_processes,
 )
 from vagen.train.metrics import Metrics
-from vagen.train.run import CHECKPOINTS, MODEL, cloze_format, latest_model, open_stream
+from vagen.train.run import CHECKPOINTS, MODEL, cloze_format, latest_model, prepare
 
 
 def train(config: Config, resume: bool = False) -> Path:
@@ -36,10 +34,9 @@ def train(config: Config, resume: bool = False) -> Path:
     Every process of a distributed run calls this. The order of data, and with it the result, depends on the
     configuration only, not on the number of processes.
     """
-    stream = open_stream(config)
-    output = ensure_folder(Path(config.output))
     rank, ranks = start_processes()
-    micro_batches(config.train, ranks)
+    stream = prepare(config, ranks)
+    output = Path(config.output)
     torch.manual_seed(config.seed)
     dtype = torch.bfloat16 if config.train.precision == "bf16" else torch.float32
     policy = create(config.model, cloze_format(config, stream), config.seed, dtype)

@@ -21,6 +21,7 @@ from transformers import get_wsd_schedule
 
 from vagen.config import ConfigError, Optimizer, Train
 from vagen.policy.packing import Batch, PackedLoss
+from vagen.train.run import micro_batches
 
 
 @dataclass(frozen=True)
@@ -71,19 +72,6 @@ def local_device() -> torch.device:
 
 def _accelerator() -> Any:
     return get_accelerator()
-
-
-def micro_batches(train: Train, ranks: int) -> int:
-    """Forward passes per process and step.
-
-    Raises:
-        ConfigError: rows do not divide evenly.
-    """
-    if train.rows % (ranks * train.micro_rows):
-        raise ConfigError(
-            f"train.rows={train.rows} is not a multiple of {ranks} processes times train.micro_rows={train.micro_rows}"
-        )
-    return train.rows // (ranks * train.micro_rows)
 
 
 class Engine:

@@ -8,6 +8,7 @@ from types import TracebackType
 
 from torch.utils.tensorboard.writer import SummaryWriter
 
+from vagen.files import write_text_atomically
 from vagen.progress import Progress
 
 
@@ -25,7 +26,9 @@ class Metrics:
         self._active = active
         if not active:
             return
-        self._file = (output / "metrics.jsonl").open("a" if start else "w", encoding="utf-8")
+        path = output / "metrics.jsonl"
+        _keep_until(path, start)
+        self._file = path.open("a", encoding="utf-8")
         self._board = SummaryWriter(str(output / "tensorboard"), purge_step=start)
         self._progress = Progress(total, "train", "steps", start)
 
@@ -53,3 +56,10 @@ class Metrics:
         self._file.flush()
         for name, value in values.items():
             self._board.add_scalar(name, value, step)
+
+
+def _keep_until(path: Path, step: int) -> None:
+    """Drop reports after ``step``: a run resumed there makes them again."""
+    lines = path.read_text(encoding="utf-8").splitlines(keepends=True) if path.is_file() and step else []
+    kept = [line for line in lines if line.endswith("\n") and json.loads(line)["step"] <= step]
+    write_text_atomically(path, "".join(kept))

@@ -5,21 +5,49 @@ from __future__ import annotations
 from pathlib import Path
 
 from vagen.cloze.sample import simulator
-from vagen.config import Config
+from vagen.config import Config, ConfigError, Train
 from vagen.data.stream import ClozeStream
-from vagen.policy.policy import ClozeFormat, ModelError
+from vagen.files import ensure_folder
+from vagen.policy.policy import ClozeFormat, ModelError, check_path
 
 CHECKPOINTS = "checkpoints"
 MODEL = "model"  # the Hugging Face folder inside a checkpoint
 
 
+def prepare(config: Config, ranks: int) -> ClozeStream:
+    """Check everything that can be wrong with a run's inputs before anything starts; returns its data.
+
+    Raises:
+        ConfigError, DataError, ClozeError, ModelError, OutputError: what is wrong, where, and how to mend it.
+    """
+    stream = open_stream(config)
+    micro_batches(config.train, ranks)
+    ensure_folder(Path(config.output))
+    return stream
+
+
 def open_stream(config: Config) -> ClozeStream:
-    """The data of a run; everything that can be wrong with it is found here, before anything starts."""
+    """The data of a run, checked against its model."""
     stream = ClozeStream(config.shards, config.clozes, config.seed, config.shares)
-    if config.model.path is None:
+    if config.model.path is not None:
+        check_path(config.model.path)
+    else:
         for world in stream.worlds:
             _check_size(world, config.model.tiny.image_size)
     return stream
+
+
+def micro_batches(train: Train, ranks: int) -> int:
+    """Forward passes per process and step.
+
+    Raises:
+        ConfigError: rows do not divide evenly.
+    """
+    if train.rows % (ranks * train.micro_rows):
+        raise ConfigError(
+            f"train.rows={train.rows} is not a multiple of {ranks} processes times train.micro_rows={train.micro_rows}"
+        )
+    return train.rows // (ranks * train.micro_rows)
 
 
 def _check_size(world: str, size: int) -> None:

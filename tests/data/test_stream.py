@@ -1,0 +1,329 @@
+"""The stream of training groups: the same whoever asks, every trajectory once per epoch, every rank its share."""
+
+import hashlib
+import itertools
+import json
+import os
+import pickle
+import shutil
+import subprocess
+import sys
+from collections import Counter
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+import worlds
+from vagen.cloze.grammar import NAMED, ClozeError
+from vagen.cloze.scoring import score
+from vagen.config import Clozes, Collect, Config
+from vagen.data import stream as stream_module
+from vagen.data.shards import DataError, read_manifest
+from vagen.data.stream import ClozeStream, TrajectoryStore
+from vagen.rollout.collect import collect
+
+CLOZES = Clozes(weights={"state_estimation": 1.0, "forward_dynamics": 2.0, "inverse_dynamics": 4.0, "policy": 0.5})
+
+
+def contents(group) -> str:
+    """All that training sees of a group."""
+    return json.dumps(
+        [
+            [s.name, s.question, s.answer, s.representation, s.window.world, s.images, weight]
+            for s, weight in zip(group.samples, group.weights, strict=True)
+        ]
+    )
+
+
+@pytest.fixture
+def stream(shards) -> ClozeStream:
+    return ClozeStream(list(shards.values()), CLOZES, seed=5)
+
+
+# -------------------------------------------------------------------------------------------------- what is refused
+
+
+@pytest.mark.parametrize("split", ["val", "test"])
+def test_only_the_training_split_is_trained_on(shards, tmp_path, split):
+    folder = Path(shutil.copytree(shards["sokoban-6x6"], tmp_path / "data"))
+    manifest = folder / "manifest.json"
+    manifest.write_text(json.dumps({**json.loads(manifest.read_text()), "split": split}))
+    with pytest.raises(DataError, match=rf"{folder} holds the {split} split; train on the train split only"):
+        ClozeStream([shards["frozenlake-4x4"], folder], CLOZES, 0)
+
+
+def test_a_stream_needs_shards(tmp_path):
+    with pytest.raises(DataError, match=r"no shards given: set `shards`"):
+        ClozeStream([], CLOZES, 0)
+    with pytest.raises(DataError, match=rf"no shards in {tmp_path}"):
+        ClozeStream([tmp_path], CLOZES, 0)
+
+
+@pytest.mark.parametrize("cloze", ["forward_dynamic", "s0 -> s0", "o0 -> s1"])
+def test_clozes_that_cannot_be_are_refused_before_anything_starts(shards, cloze):
+    with pytest.raises(ClozeError):
+        ClozeStream(list(shards.values()), Clozes(weights={"policy": 1.0, cloze: 1.0}), 0)
+
+
+def test_a_stream_needs_clozes(shards):
+    with pytest.raises(DataError, match=r"clozes\.weights"):
+        ClozeStream(list(shards.values()), Clozes.model_construct(weights={}), 0)
+
+
+# ------------------------------------------------------------------------------------------------------ trajectories
+
+
+def test_every_epoch_sees_every_trajectory_once(shards, trajectories):
+    for world, episodes in trajectories.items():
+        store = TrajectoryStore(shards[world], (0,))
+        n = len(episodes)
+        orders = [[store.trajectory(epoch * n + place).seed for place in range(n)] for epoch in range(4)]
+        for order in orders:
+            assert sorted(order) == sorted(episode.seed for episode in episodes)
+        assert len(set(map(tuple, orders))) == 4, "the order is not reshuffled"
+        other = TrajectoryStore(shards[world], (1,))
+        assert [other.trajectory(place).seed for place in range(n)] != orders[0], "the seed does not matter"
+
+
+def test_every_shard_is_read_once_per_epoch(shards, monkeypatch):
+    """Walking in order must not read a file for each trajectory."""
+    reads = Counter()
+    read_shard = stream_module.read_shard
+
+    def counting(folder, manifest, index):
+        reads[index] += 1
+        return read_shard(folder, manifest, index)
+
+    monkeypatch.setattr(stream_module, "read_shard", counting)
+    store = TrajectoryStore(shards["sokoban-6x6"], (0,))
+    for number in range(13):
+        store.trajectory(number)
+    assert set(reads.values()) == {1}
+    assert len(reads) == 3
+
+
+def test_damage_is_noticed_where_it_is_read(shards, tmp_path):
+    folder = Path(shutil.copytree(shards["sokoban-6x6"], tmp_path / "data"))
+    store = TrajectoryStore(folder, (0,))
+    (folder / "shard-00001.tar").write_bytes(b"")
+    with pytest.raises(DataError, match=r"shard-00001\.tar is corrupt"):
+        list(map(store.trajectory, range(13)))
+
+
+# ------------------------------------------------------------------------------------------------------------ groups
+
+
+def test_folders_take_turns(stream, shards):
+    names = list(shards)
+    assert stream.worlds == tuple(names)
+    for number in range(30):
+        assert {s.window.world for s in stream.group(number).samples} == {names[number % 3]}
+
+
+def test_epochs_of_the_stream_see_every_trajectory_once(stream, trajectories):
+    seen = Counter(stream.group(number).samples[0].window.seed for number in range(3 * 13))
+    assert seen == Counter(episode.seed for episodes in trajectories.values() for episode in episodes)
+
+
+@pytest.mark.parametrize("imagined", [0, 1, 9])
+def test_groups_hold_every_cloze_about_one_window(shards, imagined):
+    clozes = CLOZES.model_copy(update={"imagined": imagined, "representation": "natural"})
+    stream = ClozeStream(list(shards.values()), clozes, 0)
+    for number in range(60):
+        group = stream.group(number)
+        assert len(group.samples) == len(group.weights) > 0
+        count = Counter(sample.name for sample in group.samples)
+        actions = group.samples[0].world.actions
+        assert count["state_estimation"] == 1
+        assert count["forward_dynamics"] == min(len(actions), 1 + imagined)
+        assert 1 <= count["inverse_dynamics"] <= (len(actions) if imagined else 1)
+        assert count["policy"] <= 1
+        assert len({json.dumps(sample.window.snapshots[0]) for sample in group.samples}) == 1
+        for sample, weight in zip(group.samples, group.weights, strict=True):
+            assert weight == CLOZES.weights[sample.name]
+            assert sample.representation == "natural"
+            assert score(sample, sample.answer).correct
+        asked = {s.window.actions[0] for s in group.samples if s.name == "forward_dynamics"}
+        assert len(asked) == count["forward_dynamics"], "an action is asked twice"
+
+
+def test_what_groups_tell_is_what_a_fresh_world_does(stream):
+    for number in range(24):
+        for sample in stream.group(number).samples:
+            fresh = worlds.make(sample.window.world)
+            for t in range(len(sample.window)):
+                transition = sample.window.transition(t)
+                fresh.restore(transition.before)
+                _, reward, terminated, _, _ = fresh.step(transition.action)
+                assert fresh.state().snapshot == transition.after
+                assert (reward, terminated) == (transition.reward, transition.terminated)
+
+
+def test_windows_mostly_change_something(shards, trajectories):
+    """Where a trajectory has steps that change something, idle ones come up one time in ten at most."""
+    stream = ClozeStream([shards["frozenlake-4x4"]], Clozes(weights={"inverse_dynamics": 1}, imagined=False), 0)
+    facts = worlds.make("frozenlake-4x4").facts
+    lively = {e.seed for e in trajectories["frozenlake-4x4"] if len({facts(snapshot) for snapshot in e.snapshots}) > 1}
+    windows = [stream.group(number).samples[0].window for number in range(600)]
+    idle = [facts(w.snapshots[0]) == facts(w.snapshots[1]) for w in windows if w.seed in lively]
+    assert 0 < np.mean(idle) < 0.13
+
+
+def test_rare_events_are_not_rare_in_training(shards, trajectories):
+    """A box is pushed in few steps of an episode, and in a good part of the windows."""
+    facts = worlds.make("sokoban-6x6").facts
+
+    def pushes(episode) -> list[bool]:
+        boxes = [facts(snapshot).of_kind("box") for snapshot in episode.snapshots]
+        return [one != two for one, two in itertools.pairwise(boxes)]
+
+    pushing = {e.seed: pushes(e) for e in trajectories["sokoban-6x6"] if any(pushes(e))}
+    stream = ClozeStream([shards["sokoban-6x6"]], Clozes(weights={"inverse_dynamics": 1}, imagined=False), 0)
+    windows = [stream.group(number).samples[0].window for number in range(400)]
+    drawn = [pushes(window)[0] for window in windows if window.seed in pushing]
+    assert np.mean(drawn) > np.mean(list(itertools.chain(*pushing.values()))) + 0.1
+    assert 0.3 < np.mean(drawn) < 0.7
+
+
+@pytest.mark.parametrize("cloze", [name for name in NAMED if name != "reward"])
+def test_no_group_is_empty(shards, cloze):
+    """An empty group cannot be packed: training would stop with an error of NumPy."""
+    stream = ClozeStream(list(shards.values()), Clozes(weights={cloze: 1.0}), 0)
+    assert all(stream.group(number).samples for number in range(100))
+
+
+def test_what_a_world_cannot_answer_is_refused_before_anything_starts(shards):
+    with pytest.raises(ClozeError, match=r"minigrid-rooms-6x6"):
+        ClozeStream(list(shards.values()), Clozes(weights={"policy": 1.0, "reward": 1.0}), 0)
+
+
+def test_worlds_get_rows_by_their_shares(shards, trajectories):
+    stream = ClozeStream(list(shards.values()), CLOZES, 0, {"sokoban-6x6": 3})
+    windows = [stream.group(number).samples[0].window for number in range(5 * 13)]
+    assert [w.world for w in windows[:5]] == [w.world for w in windows[5:10]]
+    assert Counter(w.world for w in windows) == {"frozenlake-4x4": 13, "sokoban-6x6": 39, "minigrid-rooms-6x6": 13}
+    for world, episodes in trajectories.items():
+        times = Counter(w.seed for w in windows if w.world == world)
+        assert times == {episode.seed: 3 if world == "sokoban-6x6" else 1 for episode in episodes}
+
+
+def test_shares_of_worlds_that_are_not_there_are_refused(shards):
+    with pytest.raises(DataError, match=r"shares name 'sokoban-8x8'"):
+        ClozeStream(list(shards.values()), CLOZES, 0, {"sokoban-6x6": 3, "sokoban-8x8": 2})
+
+
+# ---------------------------------------------------------------------------------------------------- pure functions
+
+
+def test_a_group_is_the_same_in_any_order_of_asking(stream, shards):
+    expected = [contents(stream.group(number)) for number in range(60)]
+    for order in (range(59, -1, -1), np.random.default_rng(0).permutation(60).tolist()):
+        other = ClozeStream(list(shards.values()), CLOZES, seed=5)
+        found = {}
+        for number in order:
+            found[number] = contents(other.group(number))
+            worlds.make("sokoban-6x6").reset(seed=number)
+        assert [found[number] for number in range(60)] == expected
+    assert expected != [contents(ClozeStream(list(shards.values()), CLOZES, 6).group(n)) for n in range(60)]
+
+
+def test_the_representation_changes_nothing_but_the_text(stream, shards):
+    clozes = CLOZES.model_copy(update={"representation": "json"})
+    other = ClozeStream(list(shards.values()), clozes, seed=5)
+    for number in range(30):
+        assert [s.window for s in other.group(number).samples] == [s.window for s in stream.group(number).samples]
+
+
+def collected_and_streamed(folder: Path) -> dict[str, str]:
+    """Checksums of freshly collected shards, and of the groups made from them."""
+    config = Collect(worlds=("sokoban-6x6", "minigrid-rooms-6x6"), episodes=9, max_steps=6, shard_size=4)
+    folders = list(collect(config, folder, seed=3))
+    stream = ClozeStream(folders, CLOZES, seed=1)
+    groups = "".join(contents(stream.group(number)) for number in range(40))
+    shards = [shard.sha256 for folder in folders for shard in read_manifest(folder).shards]
+    return {"shards": " ".join(shards), "groups": hashlib.sha256(groups.encode()).hexdigest()}
+
+
+def test_other_processes_collect_and_stream_the_same(tmp_path):
+    here = collected_and_streamed(tmp_path / "here")
+    environment = os.environ | {"PYTHONHASHSEED": "77", "PYTHONPATH": str(Path(__file__).parents[2])}
+    result = subprocess.run(
+        [sys.executable, __file__, str(tmp_path / "there")],
+        env=environment,
+        capture_output=True,
+        text=True,
+        check=True,
+    )
+    assert json.loads(result.stdout) == here
+
+
+@pytest.mark.parametrize("rows", [1, 4, 6])
+def test_ranks_share_a_step_whatever_their_number(stream, rows):
+    for step in (0, 3):
+        together = [contents(group) for group in stream.share(step, rows, 0, 1)]
+        assert together == [contents(stream.group(step * rows + row)) for row in range(rows)]
+        for ranks in (2, 3, 4):
+            shares = [stream.share(step, rows, rank, ranks) for rank in range(ranks)]
+            assert sorted(contents(group) for share in shares for group in share) == sorted(together)
+            if rows % ranks == 0:
+                assert {len(share) for share in shares} == {rows // ranks}
+
+
+# ----------------------------------------------------------------------------------------------------------- workers
+
+
+class NotPacked:
+    """In place of the batcher: micro-batches stay groups, as text."""
+
+    def batch(self, groups) -> list[str]:
+        return [contents(group) for group in groups]
+
+
+def loaded(stream: ClozeStream, workers: int, rank: int = 0, ranks: int = 1, start: int = 0) -> list:
+    """The micro-batches of seven steps of six rows, as the training loop gets them."""
+    from torch.utils.data import DataLoader
+
+    from vagen.train.cloze import _Steps
+
+    config = Config.model_validate({"train": {"steps": 7, "rows": 6, "micro_rows": 2}})
+    steps = _Steps(stream, NotPacked(), config, rank, ranks, start)
+    context = "fork" if workers else None
+    return list(DataLoader(steps, batch_size=None, num_workers=workers, multiprocessing_context=context))
+
+
+@pytest.mark.filterwarnings("ignore:This DataLoader will create 3 worker processes")
+@pytest.mark.parametrize("workers", [1, 3])
+def test_workers_do_not_change_the_order(stream, workers):
+    alone = loaded(stream, 0)
+    assert len(alone) == 7
+    assert [len(batch) for step in alone for batch in step] == [2] * 21
+    assert [text for step in alone for batch in step for text in batch] == [
+        contents(stream.group(number)) for number in range(42)
+    ]
+    assert loaded(stream, workers) == alone
+
+
+def test_a_resumed_run_goes_on_where_it_stopped(stream):
+    whole = loaded(stream, 0)
+    assert loaded(stream, 0, start=4) == whole[4:]
+    assert loaded(stream, 2, start=4) == whole[4:]
+    assert loaded(stream, 0, start=7) == []
+
+
+def test_ranks_together_train_on_what_one_would(stream):
+    def texts(steps) -> list[list[str]]:
+        return [sorted(text for batch in step for text in batch) for step in steps]
+
+    alone = texts(loaded(stream, 0))
+    shares = [texts(loaded(stream, 0, rank, 3)) for rank in range(3)]
+    assert [sorted(itertools.chain(*parts)) for parts in zip(*shares, strict=True)] == alone
+
+
+def test_a_stream_can_be_sent_to_a_process_that_is_spawned(stream):
+    copy = pickle.loads(pickle.dumps(stream))
+    assert contents(copy.group(3)) == contents(stream.group(3))
+
+
+if __name__ == "__main__":
+    print(json.dumps(collected_and_streamed(Path(sys.argv[1]))))
