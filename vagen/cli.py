@@ -96,7 +96,7 @@ def _parser() -> argparse.ArgumentParser:
 
     verb = _verb(verbs, "inspect", _inspect, "print the exact tokens of training samples", True)
     verb.add_argument("--config", required=True)
-    verb.add_argument("--number", type=int, default=0, help="which group of the stream")
+    verb.add_argument("--number", type=_natural, default=0, help="which group of the stream")
     verb.add_argument("--output", type=Path, help="also write the images here")
 
     kinds = _verb(verbs, "eval", None, "measure a model").add_subparsers(
@@ -113,7 +113,7 @@ def _parser() -> argparse.ArgumentParser:
     verb = _verb(kinds, "agent", _eval_agent, "success of random, expert and model in episodes")
     verb.add_argument("--model", help="a model folder or a Hub id; without it only random and expert play")
     _what_to_ask(verb, n=100, out="agents.json")
-    verb.add_argument("--max-steps", type=int, default=30)
+    verb.add_argument("--max-steps", type=_positive, default=30)
 
     verb = _verb(verbs, "export", _export, "make a plain Hugging Face folder of a run or model")
     verb.add_argument("source", type=Path, help="a run or a model folder")
@@ -136,16 +136,16 @@ def _verb(verbs, name, run, help, configurable=False) -> argparse.ArgumentParser
 
 def _processes(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
-        "--processes", type=int, help="training processes on this machine (default: one per GPU, or 2)"
+        "--processes", type=_positive, help="training processes on this machine (default: one per GPU, or 2)"
     )
 
 
 def _what_to_ask(parser: argparse.ArgumentParser, n: int, out: str) -> None:
     parser.add_argument("--worlds", nargs="+", metavar="WORLD", help="default: what the model was trained on")
-    parser.add_argument("--n", type=int, default=n, help="samples or episodes per row")
-    parser.add_argument("--seed", type=int, default=1)
+    parser.add_argument("--n", type=_positive, default=n, help="samples or episodes per row")
+    parser.add_argument("--seed", type=_natural, default=1)
     parser.add_argument("--split", choices=["train", "val", "test"], default="test")
-    parser.add_argument("--batch", type=int, default=128)
+    parser.add_argument("--batch", type=_positive, default=128)
     parser.add_argument("--out", type=Path, default=Path(out), help="where the JSON goes")
 
 
@@ -236,10 +236,10 @@ def _eval_worldmodel(args: argparse.Namespace, _: list[str]) -> int:
         chat,
         _chosen(args.worlds, trained.worlds, "--worlds"),
         _chosen(args.clozes, trained.clozes, "--clozes"),
-        _positive(args.n, "--n"),
+        args.n,
         args.seed,
         args.split,
-        _positive(args.batch, "--batch"),
+        args.batch,
         args.training_shards,
     )
     write_json(args.out, card)
@@ -256,13 +256,12 @@ def _eval_agent(args: argparse.Namespace, _: list[str]) -> int:
     trained: tuple[str, ...] = ()
     if args.model is not None:
         chat = _load_chat(args.model, None)
-        agents.append(ModelAgent(chat, _positive(args.batch, "--batch")))
+        agents.append(ModelAgent(chat, args.batch))
         trained = chat.policy.format.worlds
     from vagen.evaluate.agent import evaluate
 
     worlds = _chosen(args.worlds, trained, "--worlds")
-    steps = _positive(args.max_steps, "--max-steps")
-    result = evaluate(agents, worlds, _positive(args.n, "--n"), args.seed, args.split, steps)
+    result = evaluate(agents, worlds, args.n, args.seed, args.split, args.max_steps)
     write_json(args.out, result)
     for row in result["rows"]:
         interval = f"{row['ci_low']:.3f} – {row['ci_high']:.3f}"
@@ -304,10 +303,18 @@ def _chosen(given: Sequence[str] | None, trained: Sequence[str], option: str) ->
     return given or trained
 
 
-def _positive(value: int, option: str) -> int:
-    if value <= 0:
-        raise UsageError(f"{option} must be positive, got {value}")
-    return value
+def _natural(text: str) -> int:
+    """A whole number of 0 or more, as argparse wants types: its message names the option."""
+    if not text.isdecimal():
+        raise argparse.ArgumentTypeError(f"must be a whole number of 0 or more, got {text!r}")
+    return int(text)
+
+
+def _positive(text: str) -> int:
+    """A whole number of 1 or more."""
+    if not text.isdecimal() or int(text) == 0:
+        raise argparse.ArgumentTypeError(f"must be a whole number of 1 or more, got {text!r}")
+    return int(text)
 
 
 def _default_processes() -> int:

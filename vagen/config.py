@@ -48,6 +48,7 @@ class Tiny(Section):
     architecture: Literal["idefics3", "qwen3_vl"] = "idefics3"
     hidden_size: PositiveInt = 96
     layers: PositiveInt = 3
+    expansion: PositiveInt = Field(default=2, description="width of the language model's MLPs over hidden_size")
     head_size: PositiveInt = 32
     vision_hidden_size: PositiveInt = 64
     vision_layers: PositiveInt = 2
@@ -91,6 +92,9 @@ class Clozes(Section):
         min_length=1,
         default={"state_estimation": 1.0, "forward_dynamics": 1.0, "inverse_dynamics": 4.0},
         description="loss weight of each cloze, by name or pattern",
+    )
+    begin: dict[str, Share] = Field(
+        default={}, description="share of the training after which a cloze is first asked; 0 for those not named"
     )
     representation: Representation = "grid"
     imagined: NonNegativeInt = Field(

@@ -5,10 +5,10 @@ from __future__ import annotations
 import json
 import shutil
 from pathlib import Path
-from typing import Any
 
 import jinja2
 from huggingface_hub import EvalResult, ModelCardData
+from pydantic import BaseModel, ValidationError
 from safetensors import SafetensorError, safe_open
 
 import vagen
@@ -41,11 +41,11 @@ def export(source: Path, output: Path, card: Path | None = None) -> Path:
     return output
 
 
-def model_card(folder: Path, name: str, report: dict[str, Any] | None) -> str:
+def model_card(folder: Path, name: str, report: _Card | None) -> str:
     """The text of the model card, with the report card as the Hub's evaluation metadata."""
     config = json.loads((folder / "config.json").read_text(encoding="utf-8"))
     form = json.loads((folder / FORMAT_FILE).read_text(encoding="utf-8")) if (folder / FORMAT_FILE).is_file() else {}
-    rows = report["rows"] if report else []
+    rows = report.rows if report else []
     data = ModelCardData(
         language="en",
         license="apache-2.0",
@@ -53,7 +53,7 @@ def model_card(folder: Path, name: str, report: dict[str, Any] | None) -> str:
         pipeline_tag="image-text-to-text",
         tags=["world-model", "vision-language-agent", "vagen"],
         model_name=name,
-        eval_results=[_eval_result(row, report["split"]) for row in rows] if report else None,
+        eval_results=[_eval_result(row, report.split) for row in rows] if report else None,
     )
     environment = jinja2.Environment(
         loader=jinja2.PackageLoader("vagen", "templates"), trim_blocks=True, lstrip_blocks=True, autoescape=False
@@ -70,13 +70,30 @@ def model_card(folder: Path, name: str, report: dict[str, Any] | None) -> str:
     )
 
 
-def _read_card(path: Path) -> dict[str, Any]:
+class _Row(BaseModel):
+    """What a model card shows of a report card's row."""
+
+    world: str
+    cloze: str
+    pattern: str
+    n: int
+    accuracy: float
+    ci_low: float
+    ci_high: float
+    floors: dict[str, float | None]
+
+
+class _Card(BaseModel):
+    rows: list[_Row]
+    split: str
+
+
+def _read_card(path: Path) -> _Card:
     try:
-        card = json.loads(path.read_text(encoding="utf-8"))
-        return {"rows": card["rows"], "split": card["split"], "seed": card["seed"]}
+        return _Card.model_validate_json(path.read_bytes())
     except OSError as error:
         raise ModelError(f"cannot read report card {path}: {error.strerror}") from None
-    except (ValueError, KeyError, TypeError):
+    except ValidationError:
         raise ModelError(f"{path} is no report card; `vagen eval worldmodel` makes one") from None
 
 
@@ -105,14 +122,15 @@ def _parameters(folder: Path) -> int:
     return total
 
 
-def _eval_result(row: dict[str, Any], split: str) -> EvalResult:
+def _eval_result(row: _Row, split: str) -> EvalResult:
     return EvalResult(
         task_type="image-text-to-text",
-        task_name=f"{row['cloze']} ({row['pattern']})",
-        dataset_type=row["world"],
-        dataset_name=row["world"],
+        task_name=f"{row.cloze} ({row.pattern})",
+        dataset_type=row.world,
+        dataset_name=f"{row.world} / {row.cloze}",
+        dataset_config=row.cloze,  # the Hub merges results of one data set and configuration
         dataset_split=split,
         metric_type="accuracy",
         metric_name="exact match",
-        metric_value=round(row["accuracy"], 4),
+        metric_value=round(row.accuracy, 4),
     )

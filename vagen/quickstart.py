@@ -8,6 +8,8 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
+from vagen.cloze.grammar import named
+from vagen.cloze.sample import check_answerable, simulator
 from vagen.config import Config, ConfigError, save
 from vagen.evaluate import agent, worldmodel
 from vagen.evaluate.report import write_report
@@ -18,6 +20,7 @@ from vagen.policy.policy import best_device, load
 from vagen.rollout.agents import Agent, ExpertAgent, ModelAgent, RandomAgent
 from vagen.rollout.collect import collect
 from vagen.train.launch import run_processes
+from vagen.train.run import micro_batches
 
 AGENT_STEPS = 30  # an episode of the model is cut here: one that has not arrived by then walks in circles
 
@@ -26,8 +29,12 @@ def quickstart(config: Config, processes: int) -> Path:
     """Collect, train, evaluate, export and report into ``config.output``; returns the report card.
 
     Raises:
-        ConfigError, OutputError: inputs that cannot be used, before any work is done.
+        ConfigError, WorldError, ClozeError, OutputError: inputs that cannot be used, before any work is done.
     """
+    for cloze in (*config.clozes.weights, *config.evaluate.clozes):
+        for world in config.collect.worlds:
+            check_answerable(cloze, named(cloze), simulator(world))
+    micro_batches(config.train, processes)
     output = ensure_folder(Path(config.output))
     timings: dict[str, float] = {}
     with _stage("collect", timings):

@@ -29,8 +29,14 @@ from worlds.board import GridWorld
 from worlds.core import BoardSchema, CellContent, Facts, Snapshot, Thing, WorldError
 from worlds.tiles import TileAtlas
 
-NAVIGATION = ("left", "right", "forward")  # enough where the grid holds only walls, goals, lava and floors
-ALL_ACTIONS = tuple(action.name for action in Actions)
+# MiniGrid's actions in words of their own: elsewhere "left" moves the agent, here it turns.
+_NUMBERS = {
+    "turn left": Actions.left,
+    "turn right": Actions.right,
+    **{action.name: action for action in Actions if action not in (Actions.left, Actions.right)},
+}
+ALL_ACTIONS = tuple(_NUMBERS)
+NAVIGATION = ("turn left", "turn right", "forward")  # enough where nothing but walls, goals, lava and floors stands
 FACINGS = ("east", "south", "west", "north")  # by MiniGrid's direction number
 
 _STEPS = ((1, 0), (0, 1), (-1, 0), (0, -1))  # (dx, dy) by direction number
@@ -233,7 +239,7 @@ _NAVIGATION_RULES = (
     "The picture shows a grid seen from above; columns are counted from the left and rows from the top, both from 0. "
     "The red triangle is the agent and points where it faces (east is right, south is down), plain grey cells are "
     "walls, the green cell is the goal, and orange cells with waves are lava. "
-    "The actions left and right turn the agent by 90 degrees on the spot, and forward moves it one cell on, unless a "
+    "Turn left and turn right turn the agent by 90 degrees on the spot, and forward moves it one cell on, unless a "
     "wall or another object stands there. "
 )
 _OBJECT_RULES = (
@@ -255,7 +261,7 @@ class MiniGrid(GridWorld):
         max_steps: int | None = None,
         actions: tuple[str, ...] = NAVIGATION,
     ) -> None:
-        """``actions`` is a choice of MiniGrid's own; ``max_steps`` defaults to the environment's."""
+        """``actions`` is a choice from ``ALL_ACTIONS``; ``max_steps`` defaults to the environment's."""
         unknown = [action for action in actions if action not in ALL_ACTIONS]
         if unknown or not actions:
             raise WorldError(f"world {id}: unknown actions {unknown}; choose from {', '.join(ALL_ACTIONS)}")
@@ -271,7 +277,7 @@ class MiniGrid(GridWorld):
             max_steps=self.env.max_steps,
         )
         self.schema = _schema(self.width, self.height)
-        self._numbers = tuple(Actions[action] for action in actions)
+        self._numbers = tuple(_NUMBERS[action] for action in actions)
         self._static = set(actions) <= {*NAVIGATION, "done"}  # no action changes the grid
         self.fully_visible = "pickup" not in actions  # what the agent carries is not drawn
         self.visible_reward = False  # it falls with the steps taken

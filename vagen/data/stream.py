@@ -77,13 +77,21 @@ def _recall(kept: OrderedDict[int, T], key: int, make: Callable[[int], T]) -> T:
 class ClozeStream:
     """Groups by number, drawn in turn from each folder of shards; a world with a share of 2 gets two turns.
 
+    Args:
+        length: groups in the whole training, of which ``clozes.begin`` gives shares.
+
     Raises:
         DataError: no folders, or one that cannot be read.
         ClozeError: a cloze that cannot be built.
     """
 
     def __init__(
-        self, folders: Sequence[str | Path], clozes: Clozes, seed: int, shares: Mapping[str, int] | None = None
+        self,
+        folders: Sequence[str | Path],
+        clozes: Clozes,
+        seed: int,
+        shares: Mapping[str, int] | None = None,
+        length: int = 0,
     ):
         if not clozes.weights:
             raise DataError("no clozes given: set `clozes.weights`")
@@ -102,6 +110,11 @@ class ClozeStream:
         for name, pattern in self.patterns.items():
             for world in self.worlds:
                 check_answerable(name, pattern, simulator(world))
+        if unknown := set(clozes.begin) - set(self.patterns):
+            raise DataError(f"clozes.begin names {min(unknown)!r}, which is not among clozes.weights")
+        self._first = {name: round(clozes.begin.get(name, 0) * length) for name in self.patterns}
+        if min(self._first.values()) > 0:
+            raise DataError("clozes.begin leaves nothing to ask at the start: let one cloze begin at 0")
         self._shortest = min(max(1, pattern.length) for pattern in self.patterns.values())
         shares = shares or {}
         if unknown := set(shares) - set(self.worlds):
@@ -126,12 +139,12 @@ class ClozeStream:
         generator = np.random.default_rng([self.seed, number])
         for attempt in range(GROUP_TRIES):  # where no cloze fits (an episode too short, a state without a way on)
             trajectory = self.stores[which].trajectory(cycle * turns + turn + attempt)
-            if group := self._group_of(trajectory, generator):
+            if group := self._group_of(trajectory, number, generator):
                 return group
         folder, names = self.stores[which].folder, ", ".join(self.patterns)
         raise DataError(f"{folder}: none of {GROUP_TRIES} trajectories has room for any of the clozes {names}")
 
-    def _group_of(self, trajectory: Trajectory, generator: np.random.Generator) -> Group | None:
+    def _group_of(self, trajectory: Trajectory, number: int, generator: np.random.Generator) -> Group | None:
         """A group about a random window of a trajectory; ``None`` if no cloze fits it."""
         last = len(trajectory) - self._shortest
         if last < 0:
@@ -140,6 +153,7 @@ class ClozeStream:
         pairs = [
             (build(name, pattern, window, self.clozes.representation), self.clozes.weights[name])
             for name, pattern in self.patterns.items()
+            if number >= self._first[name]
             for window in self._windows(pattern, trajectory, start, generator)
         ]
         return Group(tuple(sample for sample, _ in pairs), tuple(weight for _, weight in pairs)) if pairs else None

@@ -238,7 +238,7 @@ def _another(number: int, pictures: Sequence[Sequence[Picture]], generator: np.r
     """A random other sample, with other images wherever a few draws find one."""
     other = number
     own = [picture.digest for picture in pictures[number]]
-    for _ in range(8):
+    for _ in range(8 if len(pictures) > 1 else 0):
         other = (number + int(generator.integers(1, len(pictures)))) % len(pictures)
         if [picture.digest for picture in pictures[other]] != own:
             break

@@ -8,7 +8,8 @@ from collections.abc import Iterable, Sequence
 import numpy as np
 from numpy.typing import NDArray
 
-from vagen.cloze.sample import Sample, simulator
+from vagen.cloze.grammar import named
+from vagen.cloze.sample import Sample, build, simulator, window_at
 from vagen.data.stream import ClozeStream, Group
 from vagen.policy.chat import Chat, Encoded, Picture
 from vagen.policy.packing import Batch, Row, collate, pack
@@ -74,8 +75,18 @@ class Batcher:
         rows = [pack(row) for row in encoded]
         weights = [self._weights(row, group) for row, group in zip(rows, groups, strict=True)]
         cells = [self._cells(row, group) for row, group in zip(rows, groups, strict=True)]
+        if not any(row.pictures for row in rows):
+            rows.append(self._dummy(groups[0].samples[0]))
+            weights.append(np.zeros(0))
+            cells.append(np.zeros(0, dtype=np.int64))
         images = self.chat.image_tensors([picture for row in rows for picture in row.pictures])
         return collate(rows, weights, cells, images, self.chat.tokenizer.pad_token_id or 0)
+
+    def _dummy(self, sample: Sample) -> Row:
+        """A row with an image and without targets: a rank that leaves out the vision tower keeps ZeRO waiting."""
+        window = window_at(sample.window, 0, 0)
+        seen = build("state_estimation", named("state_estimation"), window, sample.representation, with_answer=False)
+        return pack(encode_all(self.chat, [seen])).without_targets()
 
     def _weights(self, row: Row, group: Group) -> NDArray[np.float64]:
         return np.asarray(group.weights)[row.sample] * self.weights[row.targets]

@@ -41,6 +41,7 @@ class Row:
         sources: (N,) column whose output predicts a target.
         targets: (N,) token to predict there; a column may have several.
         sample: (N,) which sample a target belongs to.
+        samples: how many samples there are.
         unpacked: tokens the samples would have had one by one.
     """
 
@@ -51,7 +52,13 @@ class Row:
     sources: NDArray[np.int64]
     targets: NDArray[np.int64]
     sample: NDArray[np.int64]
+    samples: int
     unpacked: int
+
+    def without_targets(self) -> Row:
+        """The same tokens with nothing to predict."""
+        none = np.zeros(0, dtype=np.int64)
+        return replace(self, sources=none, targets=none, sample=none, samples=0, unpacked=0)
 
 
 @dataclass(frozen=True)
@@ -113,6 +120,7 @@ def pack(samples: Sequence[Encoded]) -> Row:
         sources=np.array([node.column for path in paths for node in path], dtype=np.int64),
         targets=np.concatenate([sample.answer for sample in samples]),
         sample=np.repeat(np.arange(len(samples)), [len(sample.answer) for sample in samples]),
+        samples=len(samples),
         unpacked=sum(len(sample.prompt.ids) + len(sample.answer) - 1 for sample in samples),
     )
 
@@ -182,7 +190,7 @@ def collate(
         weights=torch.from_numpy(np.concatenate(weights).astype(np.float32)),
         cells=torch.from_numpy(np.concatenate(cells)),
         unpacked=sum(row.unpacked for row in rows),
-        samples=sum(int(row.sample[-1]) + 1 for row in rows),
+        samples=sum(row.samples for row in rows),
     )
 
 

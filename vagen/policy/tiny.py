@@ -80,7 +80,7 @@ def words(worlds: Iterable[str]) -> list[str]:
         [*"0123456789", "state", "action", "best", "reward", "end", "images", ":", "?", ".", ",", ";", YES, NO]
     )
     for world in map(make, worlds):
-        found |= dict.fromkeys(world.actions)
+        found |= dict.fromkeys(word for action in world.actions for word in action.split())
         found |= dict.fromkeys(world.schema.glyphs.values())
         for kind, details in world.schema.kinds.items():
             found |= dict.fromkeys([kind, *(word for detail in details for word in detail.split())])
@@ -125,7 +125,7 @@ def _text_config(config: Tiny, tokens: PreTrainedTokenizerFast) -> dict[str, Any
     return {
         "vocab_size": len(tokens),
         "hidden_size": config.hidden_size,
-        "intermediate_size": 2 * config.hidden_size,
+        "intermediate_size": config.expansion * config.hidden_size,
         "num_hidden_layers": config.layers,
         "num_attention_heads": heads,
         "num_key_value_heads": heads,

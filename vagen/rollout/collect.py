@@ -5,6 +5,7 @@ from __future__ import annotations
 import zlib
 from pathlib import Path
 
+from vagen.cloze.sample import simulator
 from vagen.config import Collect
 from vagen.data.shards import Manifest, write_shards
 from vagen.progress import tracked
@@ -19,7 +20,13 @@ def episode_seeds(seed: int, world: str, purpose: str, n: int) -> range:
 
 
 def collect(config: Collect, output: Path, seed: int) -> dict[Path, Manifest]:
-    """Collect every world of the configuration into ``output/<world>/<split>``; returns the manifests by folder."""
+    """Collect every world of the configuration into ``output/<world>/<split>``; returns the manifests by folder.
+
+    Raises:
+        WorldError: an unknown world, before anything is collected.
+    """
+    for world in config.worlds:
+        simulator(world)
     agent = make_agent(config.behaviour, config.epsilon)
     manifests = {}
     for world in config.worlds:

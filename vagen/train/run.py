@@ -28,7 +28,8 @@ def prepare(config: Config, ranks: int) -> ClozeStream:
 
 def open_stream(config: Config) -> ClozeStream:
     """The data of a run, checked against its model."""
-    stream = ClozeStream(config.shards, config.clozes, config.seed, config.shares)
+    length = config.train.steps * config.train.rows
+    stream = ClozeStream(config.shards, config.clozes, config.seed, config.shares, length)
     if config.model.path is not None:
         check_path(config.model.path)
     else:
