@@ -209,8 +209,10 @@ def _train(args: argparse.Namespace, overrides: list[str]) -> int:
         words = ["--config", args.config, *overrides, *(["--resume"] if args.resume else [])]
         return run_processes(processes, words)
     from vagen.train.cloze import train
+    from vagen.train.engine import stop_processes
 
     model = train(config, args.resume)
+    stop_processes()
     if os.environ.get("RANK", "0") == "0":
         print(model)
     return 0

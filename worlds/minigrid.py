@@ -40,7 +40,7 @@ NAVIGATION = ("turn left", "turn right", "forward")  # enough where nothing but 
 FACINGS = ("east", "south", "west", "north")  # by MiniGrid's direction number
 
 _STEPS = ((1, 0), (0, 1), (-1, 0), (0, -1))  # (dx, dy) by direction number
-_EMPTY, _GOAL, _LAVA = ".", "G", "~"
+_EMPTY, _GOAL, _LAVA = ".", "G", "L"
 _AGENTS = (">", "v", "<", "^")  # by direction number
 _COLOUR_LETTERS = {"red": "r", "green": "g", "blue": "b", "purple": "p", "yellow": "y", "grey": "e"}
 _MOVING_KINDS = (Door, Key, Ball, Box)  # objects that actions change; all others may be shared between grids

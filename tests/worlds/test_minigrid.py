@@ -158,7 +158,7 @@ def test_lava_ends_without_success():
     world.reset(seed=0)
     snapshot = world.state().snapshot
     cells = snapshot["cells"].split()
-    cells[1 * 9 + 2] = "~"
+    cells[1 * 9 + 2] = "L"
     world.restore({**snapshot, "cells": " ".join(cells), "x": 1, "y": 1, "direction": 0})
     _, reward, terminated, _, info = world.step(2)
     assert (reward, terminated, info) == (0.0, True, {"success": False})

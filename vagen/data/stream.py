@@ -21,6 +21,7 @@ from vagen.config import Clozes
 from vagen.data.shards import DataError, read_manifest, read_shard
 from vagen.mdp import Trajectory
 
+K = TypeVar("K")
 T = TypeVar("T")
 KEPT = 2  # shards, and orders of epochs, a store keeps in memory
 GROUP_TRIES = 100  # trajectories tried before it is said that no cloze fits any of them
@@ -48,11 +49,8 @@ class TrajectoryStore:
     def trajectory(self, number: int) -> Trajectory:
         """The ``number``-th trajectory of an endless walk that sees each exactly once per epoch."""
         epoch, place = divmod(number, self.manifest.trajectories)
-        shard, index = _recall(self._orders, epoch, self._epoch_order)[place]
-        return _recall(self._shards, shard, self._read)[index]
-
-    def _read(self, shard: int) -> list[Trajectory]:
-        return read_shard(self.folder, self.manifest, shard)
+        shard, index = recall(self._orders, epoch, lambda: self._epoch_order(epoch), KEPT)[place]
+        return recall(self._shards, shard, lambda: read_shard(self.folder, self.manifest, shard), KEPT)[index]
 
     def _epoch_order(self, epoch: int) -> list[tuple[int, int]]:
         """(shard, index) pairs: shards in random order, and random order within each, so reading stays local."""
@@ -64,11 +62,11 @@ class TrajectoryStore:
         ]
 
 
-def _recall(kept: OrderedDict[int, T], key: int, make: Callable[[int], T]) -> T:
-    """The value of ``key``, made anew unless it is among the few last used."""
+def recall(kept: OrderedDict[K, T], key: K, make: Callable[[], T], limit: int) -> T:
+    """The value of ``key``, made anew unless it is among the ``limit`` last used (an LRU cache, picklable)."""
     if key not in kept:
-        kept[key] = make(key)
-        if len(kept) > KEPT:
+        kept[key] = make()
+        if len(kept) > limit:
             kept.popitem(last=False)
     kept.move_to_end(key)
     return kept[key]

@@ -10,7 +10,6 @@ import hashlib
 from collections import OrderedDict
 from collections.abc import Sequence
 from dataclasses import dataclass
-from functools import lru_cache
 from typing import Any
 
 import numpy as np
@@ -19,10 +18,11 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from vagen.cloze.sample import Sample, describe_notation
+from vagen.data.stream import recall
 from vagen.policy.policy import ModelError, Policy
 from worlds import Frame
 
-_PROMPTS_KEPT = 8192
+PROMPTS_KEPT, ANSWERS_KEPT = 8192, 65536
 
 
 @dataclass(frozen=True)
@@ -70,7 +70,7 @@ class Chat:
         self.image_token = int(_image_token(policy))
         self.end_tokens = _end_tokens(policy)
         self._prompts: OrderedDict[tuple, Prompt] = OrderedDict()
-        self.answer_tokens = lru_cache(maxsize=65536)(self._answer_tokens)
+        self._answers: OrderedDict[str, NDArray[np.int64]] = OrderedDict()
 
     def messages(self, sample: Sample, answer: str | None = None) -> list[dict[str, Any]]:
         """The conversation of a sample in the form of ``transformers`` chat templates."""
@@ -94,15 +94,13 @@ class Chat:
         key: tuple = (sample.question, shapes)
         if self.policy.format.explain:
             key += (sample.window.world, sample.representation)
-        prompt = self._prompts.get(key)
-        if prompt is None:
-            prompt = self._make_prompt(self._render(self.messages(sample)), pictures)
-            self._prompts[key] = prompt
-            if len(self._prompts) > _PROMPTS_KEPT:
-                self._prompts.popitem(last=False)
-        else:
-            self._prompts.move_to_end(key)
-        return prompt
+        return recall(
+            self._prompts, key, lambda: self._make_prompt(self._render(self.messages(sample)), pictures), PROMPTS_KEPT
+        )
+
+    def answer_tokens(self, answer: str) -> NDArray[np.int64]:
+        """The tokens of an answer and of the end of its turn, exactly as generation would have to produce them."""
+        return recall(self._answers, answer, lambda: self._make_answer(answer), ANSWERS_KEPT)
 
     def decode(self, ids: Sequence[int]) -> str:
         """Generated tokens as text, up to the end of the turn."""
@@ -161,8 +159,7 @@ class Chat:
         positions, _ = base.get_rope_index(ids, mm_token_type_ids=types, image_grid_thw=inputs.get("image_grid_thw"))
         return positions[:, 0]
 
-    def _answer_tokens(self, answer: str) -> NDArray[np.int64]:
-        """The tokens of an answer and of the end of its turn, exactly as generation would have to produce them."""
+    def _make_answer(self, answer: str) -> NDArray[np.int64]:
         question: list[dict[str, Any]] = [{"role": "user", "content": [{"type": "text", "text": "?"}]}]
         reply = {"role": "assistant", "content": [{"type": "text", "text": answer}]}
         before, whole = self._render(question), self._render([*question, reply])

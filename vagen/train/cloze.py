@@ -22,7 +22,6 @@ from vagen.train.engine import (
     barrier,
     local_device,
     start_processes,
-    stop_processes,
 )
 from vagen.train.metrics import Metrics
 from vagen.train.run import CHECKPOINTS, MODEL, cloze_format, latest_model, prepare
@@ -63,7 +62,6 @@ def train(config: Config, resume: bool = False) -> Path:
                 interval = _Interval(cells)
             if step % config.train.checkpoint_every == 0 or step == config.train.steps:
                 _checkpoint(engine, policy, output, step, rank, config.train.keep_checkpoints)
-    stop_processes()
     return latest_model(output)
 
 

@@ -48,7 +48,12 @@ class StepResult:
 
 
 def start_processes() -> tuple[int, int]:
-    """Join the process group (a group of one where no launcher set one up); returns (rank, ranks)."""
+    """Join the process group (a group of one where no launcher set one up); returns (rank, ranks).
+
+    May be called again; :func:`stop_processes` belongs to the end of the program, not of a training.
+    """
+    if torch.distributed.is_initialized():
+        return deepspeed.comm.get_rank(), deepspeed.comm.get_world_size()
     if "RANK" not in os.environ:
         os.environ |= {"RANK": "0", "WORLD_SIZE": "1", "LOCAL_RANK": "0", "MASTER_ADDR": "127.0.0.1"}
         os.environ.setdefault("MASTER_PORT", str(_free_port()))
@@ -86,10 +91,11 @@ class Engine:
         adamw = torch.optim.AdamW(
             _decay_groups(model, optimizer.weight_decay), lr=optimizer.lr, betas=optimizer.betas, foreach=True
         )
+        decay = round(optimizer.decay * train.steps)
         schedule = get_wsd_schedule(
             adamw,
-            num_warmup_steps=optimizer.warmup_steps,
-            num_decay_steps=round(optimizer.decay * train.steps),
+            num_warmup_steps=min(optimizer.warmup_steps, train.steps - decay),
+            num_decay_steps=decay,
             num_training_steps=train.steps,
             min_lr_ratio=optimizer.final_lr,
         )

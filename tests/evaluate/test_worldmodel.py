@@ -1,0 +1,217 @@
+"""Report cards: the questions they ask, the floors beside the accuracy, and models whose score is known beforehand."""
+
+import json
+
+import pytest
+
+from vagen.cloze.grammar import NAMED, named
+from vagen.cloze.sample import simulator
+from vagen.cloze.statistics import wilson
+from vagen.config import Collect, Tiny
+from vagen.data.shards import read_trajectories
+from vagen.evaluate import worldmodel
+from vagen.evaluate.worldmodel import draw_samples, evaluate, summary
+from vagen.policy import tiny
+from vagen.policy.chat import Chat
+from vagen.policy.policy import ClozeFormat, Policy
+from vagen.rollout.collect import collect
+from worlds import WorldError
+
+WORLDS = ("sokoban-6x6", "minigrid-rooms-6x6", "frozenlake-6x6")
+SMALL = {"hidden_size": 32, "layers": 2, "head_size": 16, "vision_hidden_size": 32, "vision_layers": 1}
+CLOZES = ("state_estimation", "forward_dynamics", "inverse_dynamics", "policy", "text_forward_dynamics")
+DECLARED = {
+    *("world", "cloze", "pattern", "input", "representation", "horizon", "n", "accuracy", "ci_low", "ci_high"),
+    *("ceiling", "floors", "floor_intervals", "skill", "field_f1", "parsed", "effective", "seen_in_training"),
+    "examples",
+}
+
+
+@pytest.fixture(scope="module")
+def chat() -> Chat:
+    model, processor = tiny.build(Tiny(**SMALL), WORLDS, 0)
+    return Chat(Policy("small", model.eval(), processor, ClozeFormat("grid", False, WORLDS, CLOZES)))
+
+
+@pytest.fixture
+def answering(monkeypatch):
+    """``answering(function)``: models answer ``function(sample, shown)``; ``shown``: the sample's own images or not.
+
+    Everything else of an evaluation stays as it is.
+    """
+
+    def install(function) -> None:
+        drawn: list = []
+        build_row = worldmodel._row
+
+        def row(chat, samples, *rest):
+            drawn[:] = samples
+            return build_row(chat, samples, *rest)
+
+        def answers(chat, samples, pictures, batch, progress):
+            own = worldmodel.draw(samples)
+            progress.update(len(samples))
+            return [
+                function(sample, [p.digest for p in shown] == [p.digest for p in mine])
+                for sample, shown, mine in zip(samples, pictures, own, strict=True)
+            ]
+
+        monkeypatch.setattr(worldmodel, "_row", row)
+        monkeypatch.setattr(worldmodel, "_answers", answers)
+
+    return install
+
+
+# ------------------------------------------------------------------------------------------------------------ contract
+
+
+def test_the_same_seed_is_the_same_card_to_the_letter(chat):
+    cards = [evaluate(chat, WORLDS[:2], CLOZES[:2], 5, seed) for seed in (7, 7, 8)]
+    texts = [json.dumps(card, sort_keys=True, allow_nan=False) for card in cards]
+    assert texts[0] == texts[1]
+    assert texts[0] != texts[2], "the seed does not matter"
+
+
+def test_rows_keep_their_contract(chat):
+    card = evaluate(chat, WORLDS, CLOZES, 5, 1)
+    assert [(row["world"], row["cloze"]) for row in card["rows"]] == [(w, c) for w in WORLDS for c in CLOZES]
+    assert card["split"] == "test"
+    assert card["parameters"] == sum(p.numel() for p in chat.policy.model.parameters())
+    for row in card["rows"]:
+        assert row.keys() == DECLARED
+        pattern = named(row["cloze"])
+        assert row["pattern"] == str(pattern)
+        assert (row["n"], row["representation"], row["horizon"]) == (5, "grid", pattern.horizon)
+        interval = wilson(round(row["accuracy"] * 5), 5)
+        assert (row["ci_low"], row["ci_high"]) == (interval.low, interval.high)
+        assert 1 <= len(row["examples"]) <= 5
+        for example in row["examples"]:
+            assert example.keys() == {"images", "question", "truth", "answer", "correct"}
+            assert len(example["images"]) == len(pattern.images)
+    json.dumps(card, allow_nan=False)
+    assert len(summary(card).splitlines()) == 2 + len(card["rows"])
+
+
+def test_floors_are_null_exactly_where_they_do_not_apply(chat):
+    rows = {row["cloze"]: row for row in evaluate(chat, WORLDS[:1], CLOZES, 6, 1)["rows"]}
+    applies = {
+        name: {floor for floor, value in row["floors"].items() if value is not None} for name, row in rows.items()
+    }
+    assert applies == {
+        "state_estimation": {"majority", "random", "shuffled_image"},
+        "forward_dynamics": {"majority", "copy", "random", "shuffled_image"},
+        "inverse_dynamics": {"majority", "random", "shuffled_image"},
+        "policy": {"majority", "random", "shuffled_image"},
+        "text_forward_dynamics": {"copy", "random"},
+    }
+    for row in rows.values():
+        assert row["floors"].keys() == {"majority", "copy", "random", "shuffled_image"}
+        for name, value in row["floors"].items():
+            interval = row["floor_intervals"][name]
+            assert (value is None) == (interval is None)
+            assert value is None or interval[0] <= value <= interval[1]
+    assert {name for name, row in rows.items() if row["effective"] is None} == {"state_estimation", "policy"}
+    assert {row["input"] for row in rows.values() if not named(row["cloze"]).images} == {"text"}
+
+
+# ------------------------------------------------------------------------------------------------------- known scores
+
+
+def test_a_model_that_knows_the_truth_scores_one(chat, answering):
+    answering(lambda sample, own: sample.answer if own else "")
+    for row in evaluate(chat, WORLDS, CLOZES, 8, 1)["rows"]:
+        what = f"{row['cloze']} in {row['world']}"
+        assert row["accuracy"] == row["parsed"] == 1, what
+        assert row["skill"] == 1 or max(v for v in row["floors"].values() if v is not None) == 1, what
+        assert row["floors"]["shuffled_image"] in (0, None), f"{what}: shuffled images were the sample's own"
+        assert set(row["field_f1"].values()) <= {1.0}
+        assert all(example["correct"] for example in row["examples"])
+
+
+def test_a_model_that_says_nothing_scores_zero(chat, answering):
+    answering(lambda sample, own: "")
+    for row in evaluate(chat, WORLDS, CLOZES, 8, 1)["rows"]:
+        assert row["accuracy"] == row["parsed"] == row["ci_low"] == 0
+        assert row["ci_high"] > 0
+        assert set(row["field_f1"].values()) <= {0.0}
+
+
+def test_a_model_that_ignores_the_image_equals_its_shuffled_floor(chat, answering):
+    """It knows the truth whatever is shown: the floor is as high as the accuracy, and skill means nothing."""
+    answering(lambda sample, own: sample.answer)
+    for row in evaluate(chat, WORLDS[:1], CLOZES[:3], 8, 1)["rows"]:
+        assert row["floors"]["shuffled_image"] == row["accuracy"] == 1
+        assert row["skill"] is None, "no room above the floor: skill is undefined"
+
+
+# ---------------------------------------------------------------------------------------------------------- questions
+
+
+@pytest.mark.parametrize("world", WORLDS)
+@pytest.mark.parametrize("cloze", CLOZES)
+def test_samples_are_of_the_split_and_each_of_its_own_episode(world, cloze):
+    for split in ("train", "test"):
+        samples = draw_samples(world, cloze, named(cloze), 12, 3, split, "grid")
+        assert len(samples) == 12
+        assert len({sample.window.seed for sample in samples}) == 12, "two samples of one episode"
+        for sample in samples:
+            found = {simulator(world).split(snapshot) for snapshot in sample.window.snapshots}
+            assert found == {split}, f"a {split} sample shows a layout of {found}"
+
+
+def test_questions_depend_on_the_arguments_alone():
+    ask = [
+        ("sokoban-6x6", "inverse_dynamics", named("inverse_dynamics"), 6, seed, "test", "grid") for seed in (1, 1, 2)
+    ]
+    first, again, other = (draw_samples(*arguments) for arguments in ask)
+    assert first == again
+    assert first != other
+
+
+def test_dynamics_are_asked_mostly_where_something_happens(chat, answering):
+    answering(lambda sample, own: sample.answer)
+    for row in evaluate(chat, WORLDS, ["forward_dynamics"], 60, 1)["rows"]:
+        assert row["effective"] > 0.7, f"{row['world']}: {row['effective']:.0%} of transitions change anything"
+
+
+def test_what_training_has_seen_is_counted_exactly(chat, answering, tmp_path):
+    """Against a search through every transition of the shards, for a world small enough to repeat itself."""
+    answering(lambda sample, own: sample.answer)
+    world, cloze = "frozenlake-4x4", "text_forward_dynamics"
+    gather = Collect(worlds=(world,), episodes=300, max_steps=12, split="test", shard_size=100)
+    (folder,) = collect(gather, tmp_path, 0)
+    trajectories = list(read_trajectories(folder))
+    samples = draw_samples(world, cloze, named(cloze), 20, 1, "test", "grid")
+    found = sum(
+        any(
+            t.actions[step] == sample.window.actions[0]
+            and all(
+                simulator(world).facts(ours) == simulator(world).facts(theirs)
+                for ours, theirs in zip(sample.window.snapshots, t.snapshots[step : step + 2], strict=True)
+            )
+            for t in trajectories
+            for step in range(len(t))
+        )
+        for sample in samples
+    )
+    assert 0 < found < 20, "the test cannot tell seen from unseen"
+    (row,) = evaluate(chat, [world], [cloze], 20, 1, training_shards=[folder])["rows"]
+    assert row["seen_in_training"] == found / 20
+    (other,) = collect(Collect(worlds=("frozenlake-6x6",), episodes=20), tmp_path / "other", 0)
+    (none,) = evaluate(chat, [world], [cloze], 20, 1, training_shards=[other])["rows"]
+    assert none["seen_in_training"] == 0
+    (unknown,) = evaluate(chat, [world], [cloze], 20, 1)["rows"]
+    assert unknown["seen_in_training"] is None
+
+
+def test_unknown_worlds_are_refused_before_anything_is_asked(chat, monkeypatch):
+    monkeypatch.setattr(worldmodel, "_row", lambda *_: pytest.fail("a row was computed"))
+    with pytest.raises(WorldError, match="sokoban-6x6"):
+        evaluate(chat, ["sokoban-6x6", "sokoban-6x7"], ["policy"], 2, 1)
+
+
+def test_every_named_cloze_can_be_measured(chat, answering):
+    """In the world that determines all of them."""
+    answering(lambda sample, own: sample.answer)
+    rows = evaluate(chat, ["sokoban-6x6"], list(NAMED), 4, 1)["rows"]
+    assert [row["accuracy"] for row in rows] == [1.0] * len(NAMED)

@@ -1,0 +1,320 @@
+"""Packed rows compute what one sequence per sample computes, checked against the models' stock forward."""
+
+from contextlib import contextmanager
+from dataclasses import replace
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+from torch.overrides import TorchFunctionMode
+
+from vagen.cloze.grammar import NAMED, named
+from vagen.cloze.sample import build, imagined, simulator, window_at
+from vagen.policy.batches import draw
+from vagen.policy.chat import Encoded, Picture, Prompt
+from vagen.policy.packing import PackedLoss, collate, pack
+
+MIXED_WORLDS = ("minigrid-rooms-6x6", "sokoban-6x6", "frozenlake-6x6")
+
+
+class _NoRounding(TorchFunctionMode):
+    """Leaves float64 tensors alone where models would round to float32 (in norms, before the loss)."""
+
+    def __torch_function__(self, func, types, args=(), kwargs=None):
+        kwargs = kwargs or {}
+        if args and isinstance(args[0], torch.Tensor) and args[0].dtype == torch.float64:
+            if func is torch.Tensor.float:
+                return args[0]
+            if func is torch.Tensor.to and (torch.float32 in args[1:] or kwargs.get("dtype") == torch.float32):
+                return args[0]
+        return func(*args, **kwargs)
+
+
+@contextmanager
+def exactly(model):
+    """No rounding, and no gradients left behind."""
+    model.zero_grad()
+    with _NoRounding():
+        yield
+    model.zero_grad()
+
+
+def encode(chat, pairs):
+    return [chat.encode(sample, pictures) for sample, pictures in pairs]
+
+
+def batch_of(chat, rows):
+    """Rows of encoded samples as one batch with all weights 1."""
+    packed = [pack(row) for row in rows]
+    ones = [np.ones(len(row.targets)) for row in packed]
+    cells = [np.zeros(len(row.targets), dtype=np.int64) for row in packed]
+    images = chat.image_tensors([picture for row in packed for picture in row.pictures])
+    batch = collate(packed, ones, cells, images, chat.tokenizer.pad_token_id)
+    return batch.to(torch.device("cpu"), chat.policy.model.dtype)
+
+
+def packed_losses(chat, rows):
+    """One tensor of target losses per sample of each row."""
+    losses = PackedLoss(chat.policy.model)(batch_of(chat, rows))
+    return list(losses.split([len(sample.answer) for row in rows for sample in row]))
+
+
+def stock_losses(chat, stock_inputs, sample, pictures):
+    """Losses of the tokens of the assistant's turn, from the logits of the stock forward over that sample alone."""
+    prompt = stock_inputs(chat, sample, pictures)["input_ids"].shape[1]
+    inputs = stock_inputs(chat, sample, pictures, answer=sample.answer)
+    labels = inputs["input_ids"].clone()
+    labels[:, :prompt] = -100
+    output = chat.policy.model(**inputs, labels=labels)
+    chosen = torch.log_softmax(output.logits[0, prompt - 1 : -1], -1)
+    losses = -chosen.gather(1, inputs["input_ids"][0, prompt:, None])[:, 0]
+    assert abs(output.loss.item() / losses.mean().item() - 1) < 1e-6, "the reference is not the model's own loss"
+    return losses
+
+
+def gradient(model):
+    return torch.cat([p.grad.flatten() for p in model.parameters() if p.grad is not None])
+
+
+def rows_of_everything(chat, every_cloze, with_pictures):
+    """Four rows: all named clozes of three worlds, and a row without any image."""
+    rows = [with_pictures(every_cloze(world)) for world in MIXED_WORLDS]
+    window = every_cloze("frozenlake-6x6")[0].window
+    # The same prompt with other answers: only the last token of the prompt and what follows differ.
+    state, pictures = rows[2][0]
+    rows[2] += [(replace(state, answer=answer), pictures) for answer in ("left", "left, right", "wall")]
+    # A prompt that begins another prompt's text, and the same sample twice.
+    rows[2].append(rows[2][1])
+    text = [build(name, named(name), w, "grid") for name in NAMED if "text" in name for w in imagined(window)]
+    rows.append(with_pictures(text))
+    # The same image in both places.
+    still = replace(window, snapshots=(window.snapshots[0],) * len(window.snapshots))
+    rows[0] += with_pictures([build("inverse_dynamics", named("inverse_dynamics"), still, "grid")])
+    return rows
+
+
+def test_packed_losses_and_gradients_are_those_of_one_sequence_per_sample(
+    architecture, make_chat, every_cloze, with_pictures, stock_inputs
+):
+    chat = make_chat(architecture)
+    rows = rows_of_everything(chat, every_cloze, with_pictures)
+    pairs = [pair for row in rows for pair in row]
+    assert {len(pictures) for _, pictures in pairs} == {0, 1, 2}, "the test no longer mixes numbers of images"
+    model = chat.policy.model
+    with exactly(model):
+        expected = [stock_losses(chat, stock_inputs, sample, pictures) for sample, pictures in pairs]
+        # Weights that differ make a mix-up between samples visible in the gradient too.
+        scales = torch.linspace(0.5, 2.0, len(pairs), dtype=torch.float64)
+        sum(scale * losses.sum() for scale, losses in zip(scales, expected, strict=True)).backward()
+        reference = gradient(model).clone()
+        model.zero_grad()
+        actual = packed_losses(chat, [encode(chat, row) for row in rows])
+        sum(scale * losses.sum() for scale, losses in zip(scales, actual, strict=True)).backward()
+        ours = gradient(model)
+        for (sample, _), ours_of, theirs in zip(pairs, actual, expected, strict=True):
+            error = (ours_of - theirs).abs().max().item()
+            assert error < 1e-10, f"{sample.name} in {sample.window.world}: a packed loss is off by {error:.1e}"
+        difference = ((ours - reference).norm() / reference.norm()).item()
+    assert difference < 1e-8, f"the packed gradient differs by {difference:.1e} of its norm"
+
+
+def test_losses_in_single_precision_agree_as_well_as_rounding_allows(
+    architecture, make_chat, every_cloze, with_pictures, stock_inputs
+):
+    """Without the help that keeps float64: what training really computes, `PackedLoss` unpatched."""
+    chat = make_chat(architecture)
+    pairs = with_pictures(every_cloze("sokoban-6x6"))
+    with torch.no_grad():
+        actual = packed_losses(chat, [encode(chat, pairs)])
+        for (sample, pictures), ours in zip(pairs, actual, strict=True):
+            theirs = stock_losses(chat, stock_inputs, sample, pictures)
+            assert (ours - theirs).abs().max() < 2e-5, f"losses of {sample.name} differ by more than rounding"
+
+
+def test_an_image_matters_to_its_own_clozes_only(architecture, make_chat, windows, with_pictures):
+    """Images that are swapped keep every token id; only clozes that show the image may notice."""
+    chat = make_chat(architecture)
+    window = windows["frozenlake-6x6"][0]
+    names = ["state_estimation", "forward_dynamics", "inverse_dynamics", "policy", "text_forward_dynamics"]
+    pairs = with_pictures([build(name, named(name), window, "grid") for name in names])
+    other = draw([build("state_estimation", named("state_estimation"), windows["frozenlake-6x6"][3], "grid")])[0][0]
+    shown = {name: pictures for name, (_, pictures) in zip(names, pairs, strict=True)}
+    assert other.digest not in {picture.digest for picture in shown["inverse_dynamics"]}
+
+    def losses(swap: bytes | None):
+        swapped = [(s, [other if p.digest == swap else p for p in pictures]) for s, pictures in pairs]
+        with exactly(chat.policy.model), torch.no_grad():
+            return dict(zip(names, packed_losses(chat, [encode(chat, swapped)]), strict=True))
+
+    before = losses(None)
+    for place, digest in enumerate(picture.digest for picture in shown["inverse_dynamics"]):
+        after = losses(digest)
+        for name in names:
+            change = (after[name] - before[name]).abs().max().item()
+            concerned = any(picture.digest == digest for picture in shown[name])
+            assert (change > 1e-6) == concerned, f"image {place} swapped: losses of {name} moved by {change:.1e}"
+
+
+def test_prompts_with_equal_tokens_and_other_images_stay_apart(
+    architecture, make_chat, windows, with_pictures, stock_inputs
+):
+    """Six windows, one question: placeholders have the same ids, so only digests keep the images apart."""
+    chat = make_chat(architecture)
+    pattern = named("inverse_dynamics")
+    pairs = with_pictures([build("inverse_dynamics", pattern, w, "grid") for w in windows["minigrid-rooms-6x6"]])
+    encoded = encode(chat, pairs)
+    assert len({tuple(sample.prompt.ids.tolist()) for sample in encoded}) == 1, "the test wants equal token ids"
+    with exactly(chat.policy.model), torch.no_grad():
+        for (sample, pictures), ours in zip(pairs, packed_losses(chat, [encoded]), strict=True):
+            theirs = stock_losses(chat, stock_inputs, sample, pictures)
+            assert (ours - theirs).abs().max() < 1e-10, "a cloze was answered from another cloze's image"
+
+
+def test_packing_saves_tokens_and_draws_each_shared_image_once(make_chat, every_cloze, with_pictures, windows):
+    chat = make_chat("idefics3")
+    samples = [
+        build("forward_dynamics", named("forward_dynamics"), w, "grid")
+        for w in imagined(window_at(windows["sokoban-6x6"][0], 0, 1))
+    ]
+    row = pack(encode(chat, with_pictures(samples)))
+    assert row.unpacked == sum(len(s.prompt.ids) + len(s.answer) - 1 for s in encode(chat, with_pictures(samples)))
+    assert len(row.pictures) == 1, "clozes about one image do not share it"
+    assert len(row.ids) < 0.7 * row.unpacked, f"{len(row.ids)} tokens for {row.unpacked}: nothing was saved"
+    everything = pack(encode(chat, with_pictures(every_cloze("sokoban-6x6"))))
+    assert len(everything.ids) < everything.unpacked
+    assert len(everything.pictures) <= 3, "o0 alone, then o1 or o3 after it: three images, however many clozes"
+
+
+def test_padding_in_a_batch_changes_no_loss(architecture, make_chat, every_cloze, with_pictures):
+    chat = make_chat(architecture)
+    everything = every_cloze("minigrid-rooms-6x6")
+    rows = [encode(chat, with_pictures(part)) for part in (everything, everything[:1], everything[-1:])]
+    assert len({len(pack(row).ids) for row in rows}) == 3, "the test wants rows of different lengths"
+    with exactly(chat.policy.model), torch.no_grad():
+        together = packed_losses(chat, rows)
+        alone = [loss for row in rows for loss in packed_losses(chat, [row])]
+    for number, (one, other) in enumerate(zip(together, alone, strict=True)):
+        assert torch.isfinite(one).all(), f"sample {number}: padding made a loss that is no number"
+        assert (one - other).abs().max() < 1e-10, f"sample {number}: a longer row beside it changed its loss"
+
+
+def test_a_batch_points_every_target_at_its_weight_and_cell(make_chat, every_cloze, with_pictures):
+    """Weights and cells follow their targets through collation, in any order of rows."""
+    chat = make_chat("idefics3")
+    packed = [pack(encode(chat, with_pictures(every_cloze(world)))) for world in MIXED_WORLDS]
+    for order in ([0, 1, 2], [2, 0, 1]):
+        rows = [packed[i] for i in order]
+        weights = [row.targets * 2.0 + 1 for row in rows]
+        cells = [row.sample + 100 for row in rows]
+        batch = collate(rows, weights, cells, {}, chat.tokenizer.pad_token_id)
+        length = batch.ids.shape[1]
+        assert torch.equal(batch.weights, (batch.targets * 2.0 + 1).float())
+        assert batch.samples == sum(int(row.sample.max()) + 1 for row in rows)
+        assert batch.unpacked == sum(row.unpacked for row in rows)
+        start = 0
+        for number, row in enumerate(rows):
+            stop = start + len(row.targets)
+            assert (batch.sources[start:stop] // length == number).all(), "a target points into another row"
+            assert torch.equal(batch.sources[start:stop] % length, torch.from_numpy(row.sources))
+            assert torch.equal(batch.cells[start:stop], torch.from_numpy(cells[number]))
+            start = stop
+
+
+# ------------------------------------------------------------------------------------------- tries against brute force
+
+IMAGE, PER_IMAGE = 9, 2  # a placeholder token, and how many of them an image has
+PICTURES = [Picture.of(np.full((1, 1, 3), value, dtype=np.uint8)) for value in range(3)]
+
+
+@st.composite
+def encoded_samples(draw_from):
+    """Prompts over three tokens and up to two images, so that many share a beginning."""
+    samples = []
+    for _ in range(draw_from(st.integers(1, 6))):
+        ids, image_of, pictures = [], [], []
+        for part in draw_from(st.lists(st.sampled_from(["t0", "t1", "i0", "i1", "i2"]), min_size=1, max_size=4)):
+            if part[0] == "t":
+                ids.append(int(part[1]))
+                image_of.append(-1)
+            else:
+                ids += [IMAGE] * PER_IMAGE
+                image_of += [len(pictures)] * PER_IMAGE
+                pictures.append(PICTURES[int(part[1])])
+        ids.append(2)  # the turn of the assistant begins
+        image_of.append(-1)
+        answer = draw_from(st.lists(st.integers(0, 2), min_size=1, max_size=4))
+        planes = np.stack([np.arange(len(ids)), 3 * np.arange(len(ids)) // 2])
+        prompt = Prompt(np.array(ids), planes, np.array(image_of))
+        samples.append(Encoded(prompt, np.array(answer), tuple(pictures)))
+    return samples
+
+
+def full_sequence(sample):
+    """What a sample would be alone: (token, position, digest of its image) of everything the model reads."""
+    prompt = sample.prompt
+    digests = [sample.pictures[i].digest if i >= 0 else None for i in prompt.image_of]
+    sequence = list(zip(prompt.ids.tolist(), map(tuple, prompt.positions.T.tolist()), digests, strict=True))
+    follows = int(prompt.positions.max()) + 1
+    return sequence + [(t, (follows + n,) * 2, None) for n, t in enumerate(sample.answer[:-1].tolist())]
+
+
+@given(samples=encoded_samples())
+def test_every_target_sees_its_own_sequence_and_nothing_else(samples):
+    row = pack(samples)
+    sequences = [full_sequence(sample) for sample in samples]
+    # A token of the trie is a distinct beginning of a sequence; images count as different tokens.
+    beginnings = {
+        tuple((t, d) for t, _, d in sequence[: n + 1]) for sequence in sequences for n in range(len(sequence))
+    }
+    assert len(row.ids) == len(beginnings), "the row is not the smallest trie of its samples"
+    assert row.unpacked == sum(map(len, sequences))
+    shown = iter(row.pictures)
+    digests: list[bytes | None] = []
+    left = 0
+    for token in row.ids:  # the vision tower fills placeholders from left to right
+        if token == IMAGE:
+            if left == 0:
+                picture, left = next(shown), PER_IMAGE
+            digests.append(picture.digest)
+            left -= 1
+        else:
+            assert left == 0, "the placeholders of an image are torn apart"
+            digests.append(None)
+    assert next(shown, None) is None, "an image has no placeholders"
+    target = 0
+    for number, (sample, sequence) in enumerate(zip(samples, sequences, strict=True)):
+        for place, token in enumerate(sample.answer.tolist()):
+            assert row.sample[target] == number
+            assert row.targets[target] == token
+            seen = np.flatnonzero(row.mask[row.sources[target]])
+            actual = [(int(row.ids[c]), tuple(row.positions[:, c].tolist()), digests[c]) for c in seen]
+            assert actual == sequence[: len(sample.prompt.ids) + place], "a target sees another sequence than its own"
+            target += 1
+    assert target == len(row.targets)
+
+
+@given(samples=encoded_samples())
+def test_a_row_depends_on_its_samples_not_on_their_order_or_repetition(samples):
+    row, twice = pack(samples), pack([*samples, *samples])
+    assert np.array_equal(row.ids, twice.ids), "repeated samples are not shared"
+    assert np.array_equal(row.mask, twice.mask)
+    turned = pack(samples[::-1])
+    assert sorted(turned.ids.tolist()) == sorted(row.ids.tolist())
+    assert sorted(turned.mask.sum(1).tolist()) == sorted(row.mask.sum(1).tolist())
+
+
+def test_worlds_of_the_fixtures_can_be_told_apart(windows):
+    """The tests above rest on windows that show different boards."""
+    for world, found in windows.items():
+        assert len(found) == 6
+        assert len({simulator(world).facts(w.snapshots[0]) for w in found}) == 6, f"{world}: windows repeat"
+
+
+@pytest.mark.parametrize("stray", [PICTURES[0].pixels, PICTURES[1].pixels])
+def test_pictures_are_equal_exactly_where_pixels_are(stray):
+    assert Picture.of(stray.copy()).digest == Picture.of(stray).digest
+    assert Picture.of(stray + 1).digest != Picture.of(stray).digest
+    flat, tall = np.zeros((1, 4, 3), np.uint8), np.zeros((4, 1, 3), np.uint8)
+    assert Picture.of(flat).digest != Picture.of(tall).digest, "the shape is part of an image"

@@ -1,0 +1,186 @@
+"""Exports: plain folders with a model card that the Hub understands, whole or absent."""
+
+import json
+import shutil
+from pathlib import Path
+
+import pytest
+import torch
+from huggingface_hub import ModelCard
+from safetensors.torch import load_file
+from transformers import AutoModelForImageTextToText, AutoProcessor
+
+from vagen.config import Tiny
+from vagen.export import export
+from vagen.policy import tiny
+from vagen.policy.policy import ClozeFormat, ModelError, Policy
+
+WORLD = "sokoban-6x6"
+SMALL = {"hidden_size": 32, "layers": 2, "head_size": 16, "vision_hidden_size": 32, "vision_layers": 1}
+
+
+def row(world: str, cloze: str, pattern: str, accuracy: float) -> dict:
+    return {
+        "world": world,
+        "cloze": cloze,
+        "pattern": pattern,
+        "input": "image",
+        "representation": "grid",
+        "horizon": 1,
+        "n": 300,
+        "accuracy": accuracy,
+        "ci_low": accuracy - 0.05,
+        "ci_high": accuracy + 0.05,
+        "ceiling": 1.0,
+        "skill": None,
+        "field_f1": {},
+        "floor_intervals": {},
+        "parsed": 1.0,
+        "effective": None,
+        "seen_in_training": None,
+        "examples": [],
+        "floors": {"majority": 0.25, "copy": None, "random": 0.125, "shuffled_image": 0.0625},
+    }
+
+
+CARD = {
+    "rows": [
+        row(WORLD, "state_estimation", "o0 -> s0", 0.912345),
+        row(WORLD, "o0 a0 a1 -> s2", "o0 a0 a1 -> s2", 0.5),
+        row("frozenlake-6x6", "inverse_dynamics", "o0 o1 -> a0", 0.75),
+    ],
+    "split": "test",
+    "model": "small",
+    "seed": 1,
+    "versions": {"vagen": "0"},
+}
+
+
+@pytest.fixture(scope="module")
+def original(tmp_path_factory) -> Path:
+    """A run's folder with two checkpoints of different weights; not to be written to."""
+    run = tmp_path_factory.mktemp("run")
+    for step in (1, 2):
+        model, processor = tiny.build(Tiny(**SMALL), [WORLD], step)
+        form = ClozeFormat("grid", False, (WORLD,), ("state_estimation",))
+        Policy("small", model, processor, form).save(run / "checkpoints" / f"step-00000{step}" / "model")
+    return run
+
+
+@pytest.fixture
+def card(tmp_path) -> Path:
+    path = tmp_path / "card.json"
+    path.write_text(json.dumps(CARD))
+    return path
+
+
+def contents(folder: Path) -> dict[str, bytes]:
+    return {str(p.relative_to(folder)): p.read_bytes() for p in folder.rglob("*") if p.is_file()}
+
+
+def test_an_export_is_the_newest_checkpoint_and_a_card(original, tmp_path):
+    """Byte for byte: nothing is converted on the way, so nothing can change."""
+    output = export(original, tmp_path / "export")
+    model = contents(original / "checkpoints" / "step-000002" / "model")
+    assert model == {name: data for name, data in contents(output).items() if name != "README.md"}
+    assert (output / "README.md").is_file()
+    first = load_file(original / "checkpoints" / "step-000001" / "model" / "model.safetensors")
+    exported = load_file(output / "model.safetensors")
+    assert any(not torch.equal(exported[name], tensor) for name, tensor in first.items()), "the test proves nothing"
+
+
+def test_exports_load_with_stock_transformers_and_export_again(original, tmp_path):
+    output = export(original, tmp_path / "export")
+    model = AutoModelForImageTextToText.from_pretrained(output)
+    AutoProcessor.from_pretrained(output)
+    weights = load_file(output / "model.safetensors")
+    assert all(torch.equal(model.state_dict()[name], tensor) for name, tensor in weights.items())
+    again = export(output, tmp_path / "again")
+    assert load_file(again / "model.safetensors").keys() == weights.keys()
+    assert contents(again)["model.safetensors"] == contents(output)["model.safetensors"]
+
+
+def test_the_model_card_tells_the_hub_how_good_the_model_is(original, card, tmp_path):
+    output = export(original, tmp_path / "my-model", card)
+    loaded = ModelCard.load(output / "README.md")
+    data = loaded.data
+    assert (data.library_name, data.pipeline_tag, data.license) == (
+        "transformers",
+        "image-text-to-text",
+        "apache-2.0",
+    )
+    assert data.model_name == "my-model"
+    assert len(data.eval_results) == len(CARD["rows"])
+    for result, expected in zip(data.eval_results, CARD["rows"], strict=True):
+        assert result.dataset_type == expected["world"]
+        assert result.dataset_split == "test"
+        assert expected["cloze"] in result.task_name
+        assert expected["pattern"] in result.task_name
+        assert result.metric_value == pytest.approx(expected["accuracy"], abs=5e-5)
+        assert result.metric_type == "accuracy"
+    for expected in CARD["rows"]:
+        assert expected["world"] in loaded.text, "the text for people lacks a row"
+        assert expected["cloze"] in loaded.text
+    assert "Idefics3ForConditionalGeneration" in loaded.text
+    assert json.loads((output / "report_card.json").read_text()) == CARD
+
+
+def test_a_model_card_without_results_claims_none(original, tmp_path):
+    loaded = ModelCard.load(export(original, tmp_path / "export") / "README.md")
+    assert loaded.data.eval_results is None
+    assert not (tmp_path / "export" / "report_card.json").exists()
+    parameters = sum(t.numel() for t in load_file(tmp_path / "export" / "model.safetensors").values())
+    assert f"{parameters:,}" in loaded.text or str(parameters) in loaded.text, "the size is missing or wrong"
+
+
+def test_results_whose_names_are_awkward_in_yaml_survive(original, tmp_path):
+    awkward = {**CARD, "rows": [row(WORLD, "a: b # c", "'\"{o0} -> s0", 0.5)]}
+    (tmp_path / "card.json").write_text(json.dumps(awkward))
+    loaded = ModelCard.load(export(original, tmp_path / "export", tmp_path / "card.json") / "README.md")
+    assert "a: b # c" in loaded.data.eval_results[0].task_name
+
+
+def test_an_earlier_export_is_replaced_whole(original, card, tmp_path):
+    output = export(original, tmp_path / "export", card)
+    (output / "left-over.txt").write_text("from before")
+    export(original, output)
+    assert not (output / "left-over.txt").exists(), "files of the earlier export are left"
+    assert not (output / "report_card.json").exists(), "results of the earlier export are claimed for this one"
+    assert [path.name for path in tmp_path.iterdir() if path.name.startswith(".")] == [], "temporary folders are left"
+
+
+@pytest.mark.parametrize("trouble", ["weights", "card", "disk"])
+def test_an_export_that_fails_leaves_the_earlier_one_alone(original, card, tmp_path, monkeypatch, trouble):
+    output = export(original, tmp_path / "export", card)
+    before = contents(output)
+    source = tmp_path / "source"
+    shutil.copytree(original / "checkpoints" / "step-000001" / "model", source)
+    error: type[Exception] = ModelError
+    if trouble == "weights":
+        weights = source / "model.safetensors"
+        weights.write_bytes(weights.read_bytes()[:-100])
+    elif trouble == "card":
+        card.write_text("{}")
+    else:
+        error = OSError
+
+        def full(*_, **__):
+            raise OSError(28, "No space left on device")
+
+        monkeypatch.setattr(shutil, "copyfile", full)
+    with pytest.raises(error):
+        export(source, output, card)
+    assert contents(output) == before, "the earlier export was changed"
+    assert [path.name for path in tmp_path.iterdir() if path.name.startswith(".")] == [], "temporary folders are left"
+
+
+def test_weights_that_are_missing_or_pickled_are_refused(original, tmp_path):
+    source = tmp_path / "source"
+    shutil.copytree(original / "checkpoints" / "step-000001" / "model", source)
+    (source / "model.safetensors").unlink()
+    with pytest.raises(ModelError, match="safetensors"):
+        export(source, tmp_path / "export")
+    torch.save({}, source / "pytorch_model.bin")
+    with pytest.raises(ModelError, match="safetensors"):
+        export(source, tmp_path / "export")
+    assert not (tmp_path / "export").exists()
