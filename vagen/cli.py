@@ -229,10 +229,12 @@ def _inspect(args: argparse.Namespace, overrides: list[str]) -> int:
 
 
 def _eval_worldmodel(args: argparse.Namespace, _: list[str]) -> int:
+    from vagen.files import check_file, write_json
+
+    check_file(args.out)
     chat = _load_chat(args.model, args.representation)
     trained = chat.policy.format
     from vagen.evaluate.worldmodel import evaluate, summary
-    from vagen.files import write_json
 
     card = evaluate(
         chat,
@@ -251,7 +253,9 @@ def _eval_worldmodel(args: argparse.Namespace, _: list[str]) -> int:
 
 
 def _eval_agent(args: argparse.Namespace, _: list[str]) -> int:
-    from vagen.files import write_json
+    from vagen.files import check_file, write_json
+
+    check_file(args.out)
     from vagen.rollout.agents import Agent, ExpertAgent, ModelAgent, RandomAgent
 
     agents: list[Agent] = [RandomAgent(), ExpertAgent()]

@@ -31,9 +31,8 @@ def ensure_folder(path: Path) -> Path:
     return path
 
 
-@contextmanager
-def atomic_path(path: Path) -> Iterator[Path]:
-    """A temporary path beside ``path`` that takes its place when the block ends without an error.
+def check_file(path: Path) -> Path:
+    """The absolute path of a file that can be written, its folder made; to be called before long work, too.
 
     Raises:
         OutputError: the place cannot be written to, or is a folder.
@@ -42,6 +41,17 @@ def atomic_path(path: Path) -> Iterator[Path]:
     if path.is_dir():
         raise OutputError(f"cannot write to {path}: it is a folder; name a file")
     ensure_folder(path.parent)
+    return path
+
+
+@contextmanager
+def atomic_path(path: Path) -> Iterator[Path]:
+    """A temporary path beside ``path`` that takes its place when the block ends without an error.
+
+    Raises:
+        OutputError: the place cannot be written to, or is a folder.
+    """
+    path = check_file(path)
     temporary = path.with_name(f".{path.name}.{os.getpid()}.part")
     try:
         yield temporary
