@@ -91,7 +91,18 @@ def _parser() -> argparse.ArgumentParser:
 
     verb = _verb(verbs, "train", _train, "train a policy with cloze objectives", True)
     verb.add_argument("--config", required=True)
-    verb.add_argument("--resume", action="store_true", help="go on from the newest checkpoint of the same output")
+    earlier = verb.add_mutually_exclusive_group()
+    earlier.add_argument(
+        "--resume",
+        dest="start",
+        action="store_const",
+        const="resume",
+        help="go on from the output's newest checkpoint",
+    )
+    earlier.add_argument(
+        "--overwrite", dest="start", action="store_const", const="overwrite", help="replace a run in the same output"
+    )
+    verb.set_defaults(start="new")
     _processes(verb)
 
     verb = _verb(verbs, "inspect", _inspect, "print the exact tokens of training samples", True)
@@ -205,13 +216,13 @@ def _train(args: argparse.Namespace, overrides: list[str]) -> int:
     if processes > 1 and not launched():
         from vagen.train.run import prepare
 
-        prepare(config, processes)
-        words = ["--config", args.config, *overrides, *(["--resume"] if args.resume else [])]
+        prepare(config, processes, args.start)
+        words = ["--config", args.config, *overrides, *([] if args.start == "new" else [f"--{args.start}"])]
         return run_processes(processes, words)
     from vagen.train.cloze import train
     from vagen.train.engine import stop_processes
 
-    model = train(config, args.resume)
+    model = train(config, args.start)
     stop_processes()
     if os.environ.get("RANK", "0") == "0":
         print(model)

@@ -12,7 +12,16 @@ from pathlib import Path
 from typing import Annotated, Any, Literal, Self
 
 import yaml
-from pydantic import BaseModel, ConfigDict, Field, NonNegativeInt, PositiveInt, ValidationError, model_validator
+from pydantic import (
+    BaseModel,
+    BeforeValidator,
+    ConfigDict,
+    Field,
+    NonNegativeInt,
+    PositiveInt,
+    ValidationError,
+    model_validator,
+)
 
 from vagen.files import write_text_atomically
 from worlds.text import Representation
@@ -149,12 +158,19 @@ class Evaluate(Section):
     seed: NonNegativeInt = 1
 
 
+def _one_or_more(value: Any) -> Any:
+    """A single text stands for a list of one."""
+    return (value,) if isinstance(value, str) else value
+
+
 class Config(Section):
     """A whole run."""
 
     seed: NonNegativeInt = 0
     output: str = "outputs/run"
-    shards: tuple[str, ...] = Field(default=(), description="folders made by vagen collect")
+    shards: Annotated[tuple[str, ...], BeforeValidator(_one_or_more)] = Field(
+        default=(), description="folders made by vagen collect"
+    )
     shares: dict[str, Annotated[int, Field(gt=0)]] = Field(
         default={}, description="how many rows a world gets for each row of a world that is not named"
     )

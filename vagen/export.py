@@ -13,7 +13,7 @@ from safetensors import SafetensorError, safe_open
 
 import vagen
 from vagen.files import atomic_folder, write_text_atomically
-from vagen.policy.policy import FORMAT_FILE, ModelError
+from vagen.policy.policy import FORMAT_FILE, ModelError, weights_digest
 from vagen.train.run import latest_model
 
 CARD = "report_card.json"
@@ -28,11 +28,13 @@ def export(source: Path, output: Path, card: Path | None = None) -> Path:
         card: a world-model report card to put into the model card.
 
     Raises:
-        ModelError: there is no model in ``source``, or its weights are damaged.
+        ModelError: there is no model in ``source``, its weights are damaged, or the card is of another model.
     """
     model = source if (source / "config.json").is_file() else latest_model(source)
     report = None if card is None else _read_card(card)
     _check_weights(model)
+    if report is not None and report.weights not in (None, weights_digest(model)):
+        raise ModelError(f"report card {card} is of other weights than {model}; evaluate this model first")
     with atomic_folder(output, "config.json") as temporary:
         shutil.copytree(model, temporary, dirs_exist_ok=True)
         if card is not None:
@@ -86,6 +88,7 @@ class _Row(BaseModel):
 class _Card(BaseModel):
     rows: list[_Row]
     split: str
+    weights: str | None = None
 
 
 def _read_card(path: Path) -> _Card:

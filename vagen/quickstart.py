@@ -42,7 +42,7 @@ def quickstart(config: Config, processes: int) -> Path:
     config = config.model_copy(update={"shards": shards})
     with _stage("train", timings):
         save(config, output / "config.yaml")
-        if code := run_processes(processes, ["--config", str(output / "config.yaml")]):
+        if code := run_processes(processes, ["--config", str(output / "config.yaml"), "--overwrite"]):
             raise ConfigError(f"training failed with exit code {code}; the lines above say why")
     with _stage("export", timings):
         exported = export(output, output / "export")

@@ -109,6 +109,7 @@ def evaluate(
         "rows": [asdict(row) for row in rows],
         "split": split,
         "model": chat.policy.name,
+        "weights": chat.policy.digest,
         "parameters": sum(p.numel() for p in chat.policy.model.parameters()),
         "seed": seed,
         "versions": {"vagen": vagen.__version__, **{p: version(p) for p in ("torch", "transformers", "minigrid")}},

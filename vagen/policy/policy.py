@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import importlib.util
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -53,6 +54,7 @@ class Policy:
     model: Any  # a PreTrainedModel that generates; its own type hints do not say what its parts are
     processor: Any  # a ProcessorMixin with a tokenizer and an image_processor
     format: ClozeFormat
+    digest: str | None = None  # of the weights in the folder it was loaded from
 
     @property
     def device(self) -> torch.device:
@@ -77,6 +79,17 @@ def create(config: Model, form: ClozeFormat, seed: int, dtype: torch.dtype = tor
     model, processor = tiny.build(config.tiny, form.worlds, seed)
     model.set_attn_implementation(config.attention)
     return Policy(f"tiny-{config.tiny.architecture}", model.to(dtype), processor, form)
+
+
+def weights_digest(folder: Path) -> str | None:
+    """A digest of a model folder's weights, by which a report card knows its model; ``None`` where there are none."""
+    digest = hashlib.blake2b(digest_size=16)
+    files = sorted(folder.glob("*.safetensors"))
+    for file in files:
+        with file.open("rb") as stream:
+            while block := stream.read(1 << 20):
+                digest.update(block)
+    return digest.hexdigest() if files else None
 
 
 def best_device() -> torch.device:
@@ -118,7 +131,7 @@ def load(
         raise ModelError(f"cannot load model {path!r}: its files lack {len(missing)} weights, such as {missing[0]}")
     folder = Path(path)
     processor.tokenizer.padding_side = "left"
-    return Policy(folder.name or path, model, processor, form or _read_format(folder))
+    return Policy(folder.name or path, model, processor, form or _read_format(folder), weights_digest(folder))
 
 
 def check_path(path: str) -> None:

@@ -24,17 +24,22 @@ from vagen.train.engine import (
     start_processes,
 )
 from vagen.train.metrics import Metrics
-from vagen.train.run import CHECKPOINTS, MODEL, cloze_format, latest_model, prepare
+from vagen.train.run import CHECKPOINTS, MODEL, Start, cloze_format, latest_model, prepare
 
 
-def train(config: Config, resume: bool = False) -> Path:
+def train(config: Config, start: Start = "new") -> Path:
     """Train as configured and return the folder of the last model.
+
+    Args:
+        start: ``new`` refuses an output that holds a run, ``resume`` goes on from its newest checkpoint, ``overwrite``
+            replaces it.
 
     Every process of a distributed run calls this. The order of data, and with it the result, depends on the
     configuration only, not on the number of processes.
     """
     rank, ranks = start_processes()
-    stream = prepare(config, ranks)
+    stream = prepare(config, ranks, start)
+    barrier()  # nobody writes before everybody has looked
     output = Path(config.output)
     torch.manual_seed(config.seed)
     dtype = torch.bfloat16 if config.train.precision == "bf16" else torch.float32
@@ -45,15 +50,15 @@ def train(config: Config, resume: bool = False) -> Path:
     chat = Chat(policy)
     batcher = Batcher(chat, answer_weights(chat, stream, config.train.balance), cells)
     engine = Engine(policy.model, config.train, config.optimizer, len(cells))
-    start = _resume(engine, output) if resume else 0
-    if rank == 0 and not resume:
+    begin = _resume(engine, output) if start == "resume" else 0
+    if rank == 0 and start != "resume":
         _clear(output)
         save(config, output / "config.yaml")
-    steps = _Steps(stream, batcher, config, rank, ranks, start)
+    steps = _Steps(stream, batcher, config, rank, ranks, begin)
     loader = DataLoader(steps, batch_size=None, num_workers=config.train.workers)
-    with Metrics(output, start, config.train.steps, active=rank == 0) as metrics:
+    with Metrics(output, begin, config.train.steps, active=rank == 0) as metrics:
         interval = _Interval(cells)
-        for step, batches in enumerate(loader, start=start + 1):
+        for step, batches in enumerate(loader, start=begin + 1):
             result = engine.step(batches)
             interval.add(result, engine.lr)
             metrics.advance(result.loss)

@@ -41,7 +41,7 @@ def inspect_group(config: Config, number: int, output: Path | None = None) -> st
     lines += ["", f"packed row: {len(row.ids)} tokens for {row.unpacked} unpacked, {len(row.pictures)} images", ""]
     lines += [
         "A token sees what its segment sees, and the tokens of its own segment up to itself. From the tokens in",
-        "[brackets] a trained token is predicted.",
+        "[brackets] a trained token is predicted. token*weight: loss weight; Ġ: a space before; Ċ: a new line.",
         "",
     ]
     return "\n".join(lines + _segments(chat, row))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Literal
 
 from vagen.cloze.sample import simulator
 from vagen.config import Config, ConfigError, Train
@@ -10,19 +11,28 @@ from vagen.data.stream import ClozeStream
 from vagen.files import ensure_folder
 from vagen.policy.policy import ClozeFormat, ModelError, check_path
 
+Start = Literal["new", "resume", "overwrite"]
 CHECKPOINTS = "checkpoints"
 MODEL = "model"  # the Hugging Face folder inside a checkpoint
 
 
-def prepare(config: Config, ranks: int) -> ClozeStream:
+def prepare(config: Config, ranks: int, start: Start) -> ClozeStream:
     """Check everything that can be wrong with a run's inputs before anything starts; returns its data.
+
+    Args:
+        start: what to do about an earlier run in the same output.
 
     Raises:
         ConfigError, DataError, ClozeError, ModelError, OutputError: what is wrong, where, and how to mend it.
     """
     stream = open_stream(config)
     micro_batches(config.train, ranks)
-    ensure_folder(Path(config.output))
+    output = Path(config.output)
+    if start == "new" and (output / CHECKPOINTS).exists():
+        raise ConfigError(f"{output} already holds a run: add --resume or --overwrite, or choose another output")
+    if start == "resume":
+        latest_model(output)
+    ensure_folder(output)
     return stream
 
 
