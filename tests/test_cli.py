@@ -20,7 +20,7 @@ from vagen.config import Collect, Config, ConfigError, Tiny, load
 from vagen.policy import tiny
 from vagen.policy.policy import ClozeFormat, Policy
 from vagen.rollout.collect import collect
-from vagen.train.run import prepare
+from vagen.train.run import Start, prepare
 
 ROOT = Path(__file__).parents[1]
 WORLD = "sokoban-6x6"
@@ -104,6 +104,8 @@ def material(tmp_path_factory) -> Path:
     (folder / "card.json").write_text('{"rows": "many"}')
     (folder / "rowless.json").write_text('{"rows": [{}], "split": "test", "seed": 1}')
     (folder / "emptyrun").mkdir()
+    (folder / "run" / "checkpoints").mkdir(parents=True)
+    (folder / "othercard.json").write_text('{"rows": [], "split": "test", "weights": "0123456789abcdef"}')
     (folder / "badrun").mkdir()
     (folder / "badrun" / "report_card.json").write_text('{"rows": []}')
     return folder
@@ -229,6 +231,7 @@ REFUSED = [
     refused("export @model --output export --card @file", "file"),
     refused("export @model --output export --card @card.json", "card.json"),
     refused("export @model --output export --card @rowless.json", "rowless.json"),
+    refused("export @model --output export --card @othercard.json", "other weights"),
     refused("report nowhere", "nowhere"),
     refused("report @emptyrun", "emptyrun"),
     refused("report @badrun", "report_card.json"),
@@ -244,8 +247,8 @@ def words(arguments: str, material: Path) -> list[str]:
 def nothing_starts(monkeypatch) -> None:
     """Bad input must be noticed before a process trains or others are started; should it not be, nothing happens."""
 
-    def train(config: Config, resume: bool = False):
-        prepare(config, 1)  # where training itself looks first
+    def train(config: Config, start: Start):
+        prepare(config, 1, start)  # where training itself looks first
         raise AssertionError("the bad input was taken: training began")
 
     def run_processes(*_):
@@ -290,6 +293,8 @@ LATE = [
     refused("train --config @good.yaml --model.path=@truncated", "truncated"),
     refused("train --config @good.yaml --train.rows=6 --train.micro_rows=4", "train.rows=6"),
     refused("train --config @good.yaml --resume --output=@emptyrun", "checkpoint"),
+    refused("train --config @good.yaml --output=@run", "--overwrite"),
+    refused("train --config @good.yaml --shards @data/sokoban-6x6/train nowhere", "nowhere"),
 ]
 
 
@@ -303,6 +308,18 @@ def test_bad_input_that_only_training_notices(material, tmp_path, arguments, com
     files = [path for path, size in tree(tmp_path).items() if size is not None]
     assert not files, f"{files} were written although the command was refused"
     assert tree(material) == before, "something existing was changed although the command was refused"
+
+
+@pytest.mark.parametrize(
+    ("given_words", "overrides"),
+    [
+        ("--seed=3 --output out", ["--seed=3", "--output=out"]),
+        ("--shards one two,three", ['--shards=["one", "two,three"]']),
+        ("--optimizer.betas 0.9 0.95 --seed 1", ["--optimizer.betas=[0.9, 0.95]", "--seed=1"]),
+    ],
+)
+def test_options_with_several_values_take_them_space_separated(given_words, overrides):
+    assert vagen.cli._overrides(given_words.split(), allowed=True) == overrides
 
 
 @given(override=st.text(alphabet="trains.steps=-0[]{}:é \n'", max_size=30))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import json
 import os
 import sys
 from collections.abc import Sequence
@@ -57,18 +58,35 @@ def _expected_errors() -> tuple[type[ValueError], ...]:
 
 
 def _overrides(rest: Sequence[str], allowed: bool) -> list[str]:
-    """What is left of a command line as overrides: ``--section.key=value`` or ``--section.key value``."""
+    """What is left of a command line as overrides: ``--section.key=value``, or ``--section.key value [value ...]``."""
     if rest and not allowed:
         raise UsageError(f"unrecognised arguments: {' '.join(rest)}")
     overrides: list[str] = []
+    values: dict[int, list[str]] = {}  # of the overrides written without "=", by their place
     for word in rest:
+        last = len(overrides) - 1
         if word.startswith("--"):
             overrides.append(word)
-        elif overrides and "=" not in overrides[-1]:
-            overrides[-1] += f"={word}"
+        elif overrides and "=" not in overrides[last]:
+            values.setdefault(last, []).append(word)
         else:
             raise UsageError(f"unrecognised argument {word!r}: overrides are written --section.key=value")
+    for place, words in values.items():
+        overrides[place] += f"={words[0] if len(words) == 1 else _yaml_list(words)}"
     return overrides
+
+
+def _yaml_list(words: Sequence[str]) -> str:
+    """Words as a YAML list that keeps numbers as numbers and everything else as the text it is."""
+    return f"[{', '.join(word if _is_number(word) else json.dumps(word) for word in words)}]"
+
+
+def _is_number(word: str) -> bool:
+    try:
+        float(word)
+    except ValueError:
+        return False
+    return True
 
 
 def _parser() -> argparse.ArgumentParser:
@@ -137,7 +155,11 @@ def _parser() -> argparse.ArgumentParser:
 
 
 def _verb(verbs, name, run, help, configurable=False) -> argparse.ArgumentParser:  # type: ignore[no-untyped-def]
-    epilog = "Any configuration key can be overridden: --section.key=value" if configurable else None
+    epilog = (
+        "Any configuration key can be overridden: --section.key=value, or --section.key VALUE VALUE ..."
+        if configurable
+        else None
+    )
     parser = verbs.add_parser(
         name, help=help, description=f"{help[0].upper()}{help[1:]}.", epilog=epilog, allow_abbrev=False
     )

@@ -27,6 +27,7 @@ from vagen.files import write_text_atomically
 from worlds.text import Representation
 
 Share = Annotated[float, Field(ge=0, lt=1)]
+Names = Annotated[tuple[str, ...], BeforeValidator(lambda value: (value,) if isinstance(value, str) else value)]
 
 
 class ConfigError(ValueError):
@@ -42,7 +43,7 @@ class Section(BaseModel):
 class Collect(Section):
     """What ``vagen collect`` gathers."""
 
-    worlds: tuple[str, ...] = Field(default=("minigrid-rooms-6x6", "sokoban-6x6", "frozenlake-6x6"), min_length=1)
+    worlds: Names = Field(default=("minigrid-rooms-6x6", "sokoban-6x6", "frozenlake-6x6"), min_length=1)
     episodes: int = Field(default=1000, gt=0, description="trajectories per world")
     max_steps: int = Field(default=10, gt=0, description="an episode is cut here, if the world has not ended before")
     behaviour: Literal["random", "expert", "mixture"] = "mixture"
@@ -151,16 +152,11 @@ class Train(Section):
 class Evaluate(Section):
     """What ``vagen quickstart`` measures after training."""
 
-    clozes: tuple[str, ...] = Field(default=("state_estimation", "forward_dynamics", "inverse_dynamics"), min_length=1)
+    clozes: Names = Field(default=("state_estimation", "forward_dynamics", "inverse_dynamics"), min_length=1)
     n: int = Field(default=300, gt=0, description="samples per world and cloze")
     episodes: int = Field(default=100, gt=0, description="episodes per world and agent")
     batch: int = Field(default=128, gt=0)
     seed: NonNegativeInt = 1
-
-
-def _one_or_more(value: Any) -> Any:
-    """A single text stands for a list of one."""
-    return (value,) if isinstance(value, str) else value
 
 
 class Config(Section):
@@ -168,9 +164,7 @@ class Config(Section):
 
     seed: NonNegativeInt = 0
     output: str = "outputs/run"
-    shards: Annotated[tuple[str, ...], BeforeValidator(_one_or_more)] = Field(
-        default=(), description="folders made by vagen collect"
-    )
+    shards: Names = Field(default=(), description="folders made by vagen collect")
     shares: dict[str, Annotated[int, Field(gt=0)]] = Field(
         default={}, description="how many rows a world gets for each row of a world that is not named"
     )

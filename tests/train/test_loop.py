@@ -21,7 +21,7 @@ from vagen.policy.packing import PackedLoss
 from vagen.policy.policy import load as load_policy
 from vagen.train import cloze as loop
 from vagen.train.engine import stop_processes
-from vagen.train.run import latest_model, micro_batches
+from vagen.train.run import Start, latest_model, micro_batches
 
 DECLARED = {
     "step",
@@ -48,14 +48,14 @@ def process_group():
 
 @pytest.fixture(scope="module")
 def run(process_group, values, tmp_path_factory):
-    """``run(resume=False, output=None, **changes)``: trains here and returns the run's folder."""
+    """``run(start="new", output=None, **changes)``: trains here and returns the run's folder."""
 
-    def start(resume: bool = False, output: Path | None = None, **changes) -> Path:
+    def train(start: Start = "new", output: Path | None = None, **changes) -> Path:
         output = output or tmp_path_factory.mktemp("run") / "out"
-        loop.train(Config.model_validate(values(output, **changes)), resume)
+        loop.train(Config.model_validate(values(output, **changes)), start)
         return output
 
-    return start
+    return train
 
 
 @pytest.fixture(scope="module")
@@ -212,7 +212,7 @@ def test_only_the_newest_checkpoints_are_kept(run):
 def test_a_new_run_in_the_same_folder_starts_afresh(run, read_metrics):
     output = run(train={"steps": 4, "checkpoint_every": 2})
     first = read_metrics(output)
-    run(output=output, train={"steps": 3, "checkpoint_every": 3})
+    run("overwrite", output, train={"steps": 3, "checkpoint_every": 3})
     assert [record["step"] for record in read_metrics(output)] == [1, 2, 3], "metrics of the earlier run are left"
     assert latest_model(output).parent.name == "step-000003", "a checkpoint of the earlier run is left"
     assert read_metrics(output)[0]["loss"] == pytest.approx(first[0]["loss"], abs=1e-6)
@@ -262,7 +262,7 @@ def interrupted(baseline, tmp_path) -> Path:
 
 
 def test_a_resumed_run_repeats_the_uninterrupted_one(interrupted, run, baseline, read_metrics, assert_same_losses):
-    run(resume=True, output=interrupted)
+    run(start="resume", output=interrupted)
     resumed, whole = read_metrics(interrupted)[-10:], read_metrics(baseline)[10:]
     assert [record["step"] for record in resumed] == list(range(11, 21))
     assert_same_losses(resumed, [record["loss"] for record in whole], 1e-6, "steps 11 to 20 after --resume")
@@ -272,16 +272,25 @@ def test_a_resumed_run_repeats_the_uninterrupted_one(interrupted, run, baseline,
 
 
 def test_a_resumed_run_reports_every_step_once(interrupted, run, read_metrics):
-    run(resume=True, output=interrupted)
+    run(start="resume", output=interrupted)
     assert [record["step"] for record in read_metrics(interrupted)] == list(range(1, 21))
 
 
 def test_resuming_a_finished_run_does_nothing(run, baseline, tmp_path, read_metrics):
     output = tmp_path / "finished"
     shutil.copytree(baseline, output)
-    run(resume=True, output=output)
+    run(start="resume", output=output)
     assert read_metrics(output) == read_metrics(baseline)
     assert latest_model(output).parent.name == "step-000020"
+
+
+def test_a_finished_run_is_not_trained_over_unasked(run, baseline, read_metrics):
+    """Hours of training must not be lost to a command that was given twice."""
+    before = read_metrics(baseline)
+    with pytest.raises(ConfigError, match=r"already holds a run: .*--resume.*--overwrite"):
+        run(output=baseline)
+    assert read_metrics(baseline) == before
+    assert latest_model(baseline).parent.name == "step-000020"
 
 
 def test_a_half_written_checkpoint_is_not_taken_for_the_newest(baseline, tmp_path):
