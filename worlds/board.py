@@ -218,6 +218,24 @@ class BoardWorld(GridWorld):
         movers.append(_thing("agent", agent, self.size))
         return Facts(_ground_things(ground, self.size, self._ground_kinds).union(movers))
 
+    def realise(self, facts: Facts, like: Snapshot) -> dict[str, Any] | None:
+        glyphs = {kind: glyph for glyph, kind in self._ground_kinds}
+        bare = next(look.glyph for look in self.looks if not (look.ground or look.mover))
+        ground = [bare] * (self.size * self.size)
+        movers: dict[str, list[int]] = {"agent": [], "box": []}
+        for thing in facts.things:
+            cell = thing.y * self.size + thing.x
+            if thing.kind in glyphs:
+                ground[cell] = glyphs[thing.kind]
+            else:
+                movers[thing.kind].append(cell)
+        if len(movers["agent"]) != 1 or len(movers["box"]) != len(like.get("boxes", ())):
+            return None
+        realised = {**like, "map": "".join(ground), "agent": movers["agent"][0]}
+        if movers["box"]:
+            realised["boxes"] = sorted(movers["box"])
+        return realised if self.facts(realised) == facts else None
+
     def render_states(self, snapshots: Sequence[Snapshot]) -> NDArray[np.uint8]:
         index = np.empty((len(snapshots), self.size * self.size), np.intp)  # (B, H*W)
         for tiles, snapshot in zip(index, snapshots, strict=True):

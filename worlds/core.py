@@ -117,8 +117,11 @@ class World(gymnasium.Env[Frame, np.int64]):
     rules: str  # what a person must know to act and to read the image, in a few sentences
     max_steps: int
     deterministic: bool = True
-    fully_visible: bool = True  # the facts determine how facts change
+    fully_visible: bool = True  # the facts, with the inventory, determine how facts change
     visible_reward: bool = True  # the facts before and after determine the reward
+    has_solver: bool = (
+        True  # ``optimal_actions`` and ``steps_to_go`` are exact; where off, nothing may be said of them
+    )
 
     render_mode: str | None = "rgb_array"
 
@@ -145,6 +148,42 @@ class World(gymnasium.Env[Frame, np.int64]):
     @abstractmethod
     def optimal_actions(self, snapshot: Snapshot) -> tuple[int, ...]:
         """Every action that starts a shortest way to success; empty where success is out of reach or reached."""
+
+    @abstractmethod
+    def steps_to_go(self, snapshot: Snapshot) -> int | None:
+        """The fewest steps to success, 0 where it is reached and ``None`` where it is out of reach."""
+
+    @abstractmethod
+    def realise(self, facts: Facts, like: Snapshot) -> Snapshot | None:
+        """A state that shows ``facts``; what cannot be seen is as in ``like``. ``None`` where no state shows them."""
+
+    def mission(self, snapshot: Snapshot) -> str:
+        """What this episode asks for, in words; "" where the rules say it for every episode."""
+        return ""
+
+    def inventory(self, snapshot: Snapshot) -> str:
+        """What the agent holds, in words, where that matters and the image does not show it; "" elsewhere."""
+        return ""
+
+    def belief(self, seen: Sequence[Snapshot], asked: Snapshot) -> Facts:
+        """What the images of ``seen`` (states of one episode), with the actions between, tell of the state ``asked``.
+
+        In a full view that is every fact. In a partial view, places that no image of ``seen`` shows are things of kind
+        "unknown", so that a perfect memory answers exactly this.
+        """
+        return self.facts(asked)
+
+    def foreseeable(self, snapshot: Snapshot, action: int) -> bool:
+        """Whether the visible outcome of an action follows from what can be known before it."""
+        return self.deterministic
+
+    def outcomes(self, snapshot: Snapshot, action: int) -> tuple[tuple[float, Snapshot], ...]:
+        """Every state that an action may lead to, with its chance. Leaves the world in one of them."""
+        if not self.deterministic:
+            raise WorldError(f"world {self.id} is random and does not know its chances")
+        self.restore(snapshot)
+        self.step(np.int64(action))
+        return ((1.0, self.state().snapshot),)
 
     def render(self) -> Frame:  # type: ignore[override]
         return self.render_states([self.state().snapshot])[0]

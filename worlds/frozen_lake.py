@@ -162,6 +162,24 @@ class FrozenLake(BoardWorld):
         neighbours = [_neighbour(board.agent, action, self.size) for action in range(len(ACTIONS))]
         return tuple(action for action, cell in enumerate(neighbours) if left >= 0 and far.get(cell) == left)
 
+    def steps_to_go(self, snapshot: Snapshot) -> int | None:
+        """Without slipping; on slippery ice no number of steps is sure to be enough."""
+        if self.slippery:
+            raise WorldError(f"world {self.id}: slippery ice has no certain number of steps to go")
+        return distances(snapshot["map"], self.size).get(snapshot["agent"])
+
+    def outcomes(self, snapshot: Snapshot, action: int) -> tuple[tuple[float, Snapshot], ...]:
+        if not self.slippery:
+            return super().outcomes(snapshot, action)
+        if self.is_terminal(board_of(snapshot)):
+            return ((1.0, snapshot),)
+        chances: dict[int, float] = {}
+        for slip in _SLIPS:
+            cell = _neighbour(snapshot["agent"], (action + slip) % len(ACTIONS), self.size)
+            chances[cell] = chances.get(cell, 0.0) + 1 / len(_SLIPS)
+        after = {**snapshot, "steps": snapshot["steps"] + 1}
+        return tuple((chance, {**after, "agent": cell}) for cell, chance in sorted(chances.items()))
+
     def _safest_actions(self, board: Board, steps_left: int) -> tuple[int, ...]:
         chances = success_chances(board.ground, self.size, self.max_steps)[steps_left, board.agent]  # (actions,)
         best = chances.max()

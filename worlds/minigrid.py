@@ -110,6 +110,7 @@ def _words() -> dict[str, tuple[str, str]]:
 
 
 _THINGS: Mapping[str, tuple[str, str]] = MappingProxyType(_words())
+_WORDS: Mapping[tuple[str, str], str] = MappingProxyType({thing: word for word, thing in _THINGS.items()})
 
 
 def _new_object(word: str) -> WorldObj:
@@ -364,6 +365,29 @@ class MiniGrid(GridWorld):
             Actions.forward: (cell + dy * self.width + dx, direction),
         }
         return tuple(i for i, action in enumerate(self._numbers) if action in after and far.get(after[action]) == left)
+
+    def steps_to_go(self, snapshot: Snapshot) -> int | None:
+        """By turning and walking alone, as in ``optimal_actions``; lava is no place to go on from."""
+        cell = snapshot["y"] * self.width + snapshot["x"]
+        return distances(snapshot["cells"], self.width).get((cell, snapshot["direction"]))
+
+    def realise(self, facts: Facts, like: Snapshot) -> dict[str, Any] | None:
+        words = [_EMPTY] * (self.width * self.height)
+        agents: list[Thing] = []
+        for thing in facts.things:
+            if thing.kind == "agent":
+                agents.append(thing)
+            else:
+                words[thing.y * self.width + thing.x] = _WORDS[thing.kind, thing.detail]
+        if len(agents) != 1:
+            return None
+        # What a box contains is not seen: a box that stands where it stood contains what it contained.
+        before = like["cells"].split()
+        cells = [old if old.partition("(")[0] == new else new for old, new in zip(before, words, strict=True)]
+        agent = agents[0]
+        pose = {"x": agent.x, "y": agent.y, "direction": FACINGS.index(agent.detail)}
+        realised = {**like, "cells": " ".join(cells), **pose}
+        return realised if self.facts(realised) == facts else None
 
     def _read_cells(self) -> str:
         return " ".join(_word(thing) for thing in self.env.grid.grid)

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import random
 from functools import lru_cache
+from typing import NamedTuple
 
 from worlds.board import Board, BoardWorld, Look, board_of
 from worlds.core import Snapshot, WorldError
@@ -132,7 +133,10 @@ class Sokoban(BoardWorld):
         return all(board.ground[cell] == TARGET for cell in board.boxes)
 
     def optimal_actions(self, snapshot: Snapshot) -> tuple[int, ...]:
-        return solve(board_of(snapshot), self.size)
+        return solve(board_of(snapshot), self.size).actions
+
+    def steps_to_go(self, snapshot: Snapshot) -> int | None:
+        return solve(board_of(snapshot), self.size).steps
 
 
 def push(board: Board, action: int, size: int) -> tuple[Board, float]:
@@ -197,9 +201,16 @@ def _pull_boxes(rng: random.Random, ground: str, size: int) -> Board:
 # ------------------------------------------------------------------------------------------------------------ solver
 
 
+class Solution(NamedTuple):
+    """``steps`` of the shortest solutions (``None``: there is none) and the first ``actions`` of all of them."""
+
+    steps: int | None
+    actions: tuple[int, ...] = ()
+
+
 @lru_cache(maxsize=1 << 14)
-def solve(board: Board, size: int) -> tuple[int, ...]:
-    """The first actions of all shortest solutions; empty where there is none or the board is solved.
+def solve(board: Board, size: int) -> Solution:
+    """All shortest solutions of a board.
 
     Breadth-first search over (boxes, agent), layer by layer. A state is one integer, the set of boxes as bits above
     the agent's cell; each carries the set of first actions (as bits) that reach it in the fewest steps.
@@ -209,12 +220,16 @@ def solve(board: Board, size: int) -> tuple[int, ...]:
     agent_bits = (1 << shift) - 1
     boxes = sum(1 << cell for cell in board.boxes)
     start = boxes << shift | board.agent
-    if boxes & dead or boxes == targets:
-        return ()
+    if boxes == targets:
+        return Solution(0)
+    if boxes & dead:
+        return Solution(None)
     moves = _offsets(size)
     seen = {start}
     layer = {start: 0}
+    steps = 0
     while layer:
+        steps += 1
         following: dict[int, int] = {}
         solved = 0
         for state, firsts in layer.items():
@@ -238,10 +253,10 @@ def solve(board: Board, size: int) -> tuple[int, ...]:
                 if moved == targets:
                     solved |= starts
         if solved:
-            return tuple(action for action in range(len(moves)) if solved >> action & 1)
+            return Solution(steps, tuple(action for action in range(len(moves)) if solved >> action & 1))
         seen.update(following)
         layer = following
-    return ()
+    return Solution(None)
 
 
 @lru_cache(maxsize=4096)

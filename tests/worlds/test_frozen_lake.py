@@ -65,6 +65,24 @@ def test_slips_are_distributed_as_gymnasiums():
         assert counts[to] / 3000 == pytest.approx(chance, abs=0.035)  # four standard deviations
 
 
+def test_slippery_outcomes_are_the_distribution_of_steps():
+    world = FrozenLake("slippery", size=4, slippery=True)
+    world.reset(seed=3)
+    snapshot = world.state().snapshot
+    for action in range(4):
+        counts: dict = {}
+        for _ in range(3000):
+            state = {**snapshot, "rng": world.np_random.bit_generator.state}
+            world.restore(state)
+            world.step(action)
+            facts = world.state().facts
+            counts[facts] = counts.get(facts, 0) + 1
+        expected = {world.facts(after): chance for chance, after in world.outcomes(snapshot, action)}
+        assert counts.keys() == expected.keys()
+        for facts, chance in expected.items():
+            assert counts[facts] / 3000 == pytest.approx(chance, abs=0.04)
+
+
 def test_slippery_snapshots_replay_exactly_in_another_instance():
     world = FrozenLake("lake", size=6, slippery=True)
     assert not world.deterministic

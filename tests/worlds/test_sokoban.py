@@ -131,6 +131,7 @@ def test_solver_against_brute_force(seed):
             if distance and brute_force_distance(world, world.state().snapshot, distance - 1) == distance - 1:
                 expected.append(action)
         assert world.optimal_actions(snapshot) == tuple(expected)
+        assert world.steps_to_go(snapshot) == distance
         world.restore(snapshot)
         world.step(rng.integers(4))
 
@@ -138,6 +139,7 @@ def test_solver_against_brute_force(seed):
 def test_a_box_in_a_corner_is_lost():
     world = place(["#####", "#$__#", "#_@_#", "#__.#", "#####"])
     assert world.optimal_actions(world.state().snapshot) == ()
+    assert world.steps_to_go(world.state().snapshot) is None
 
 
 @pytest.mark.parametrize(("size", "boxes"), [(6, 1), (7, 2), (8, 3)])

@@ -6,6 +6,7 @@ import json
 import os
 import subprocess
 import sys
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -410,6 +411,78 @@ def test_optimal_actions_are_all_of_them(world):
             if left == fewest - 1:
                 expected.append(action)
         assert world.optimal_actions(start) == tuple(expected)
+
+
+@on_every_world
+def test_steps_to_go_fall_by_one_along_optimal_actions(world):
+    """With ``test_optimal_actions_…``, which counts the steps of such ways, that makes every number exact."""
+    rng = np.random.default_rng(0)
+    for seed in range(3):
+        world.reset(seed=seed)
+        terminated, expected = False, world.steps_to_go(world.state().snapshot)
+        while not terminated:
+            snapshot = world.state().snapshot
+            assert world.steps_to_go(snapshot) == expected
+            _, _, terminated, _, _ = world.step(rng.choice(world.optimal_actions(snapshot)))
+            expected -= 1
+        assert expected == 0
+        assert world.steps_to_go(world.state().snapshot) == 0
+
+
+@on_every_world
+def test_steps_to_go_and_optimal_actions_know_the_same(world):
+    for state in random_states(world, 60):
+        left = world.steps_to_go(state.snapshot)
+        assert bool(world.optimal_actions(state.snapshot)) == (left is not None and left > 0), state.snapshot
+
+
+# -------------------------------------------------------------------------------------------------- imagined states
+
+
+@on_every_world
+def test_realised_facts_show_themselves_and_go_on_as_the_state_does(world):
+    """Seen again after its facts were all that was kept of it, a fully visible state has the same futures."""
+    rng = np.random.default_rng(0)
+    states = random_states(world, 40)
+    for state, other in zip(states, [*states[1:], states[0]], strict=True):
+        realised = world.realise(state.facts, like=other.snapshot)
+        assert realised is not None
+        assert world.facts(realised) == state.facts
+        if world.fully_visible and not world.inventory(state.snapshot) and world.deterministic:
+            action = rng.integers(len(world.actions))
+            outcomes = []
+            for snapshot in (state.snapshot, realised):
+                world.restore(snapshot)
+                _, _, terminated, _, info = world.step(action)
+                outcomes.append((terminated, info, world.state().facts))
+            assert outcomes[0] == outcomes[1]
+
+
+@on_every_world
+def test_facts_that_cannot_be_are_not_realised(world):
+    state = random_states(world, 1)[0]
+    (agent,) = state.facts.of_kind("agent")
+    nobody = Facts(state.facts.things - {agent})
+    assert world.realise(nobody, like=state.snapshot) is None
+    assert world.realise(Facts(nobody.things | two_places(world, agent)), like=state.snapshot) is None
+
+
+def two_places(world: World, agent: Thing) -> set[Thing]:
+    """The agent twice."""
+    return {replace(agent, x=x) for x in (agent.x, (agent.x + 1) % world.schema.width)}
+
+
+@on_every_world
+def test_outcomes_are_what_steps_lead_to(world):
+    for state in random_states(world, 20):
+        for action in range(len(world.actions)):
+            outcomes = world.outcomes(state.snapshot, action)
+            assert sum(chance for chance, _ in outcomes) == pytest.approx(1)
+            world.restore(state.snapshot)
+            world.step(action)
+            after = world.state().facts
+            assert after in [world.facts(snapshot) for _, snapshot in outcomes]
+            assert world.foreseeable(state.snapshot, action) == (len(outcomes) == 1)
 
 
 def test_unknown_worlds_name_the_nearest():
