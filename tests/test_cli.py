@@ -232,6 +232,8 @@ REFUSED = [
     refused("export @model --output export --card @card.json", "card.json"),
     refused("export @model --output export --card @rowless.json", "rowless.json"),
     refused("export @model --output export --card @othercard.json", "other weights"),
+    refused("compare nowhere.json @card.json", "nowhere.json"),
+    refused("compare @card.json @card.json", "card.json"),
     refused("report nowhere", "nowhere"),
     refused("report @emptyrun", "emptyrun"),
     refused("report @badrun", "report_card.json"),
@@ -398,6 +400,7 @@ def journey(tmp_path_factory) -> tuple[Path, list[list[str]]]:
         ["eval", "agent", "--n", "2", "--worlds", WORLD, "--out", "baselines.json"],
         ["export", "run", "--output", "run/export", "--card", "run/report_card.json"],
         ["report", "run"],
+        ["compare", "run/report_card.json", "again.json"],
     ]
     return home, [*collected, trained.stdout.strip().splitlines(), *several(rest, home)]
 
@@ -411,7 +414,7 @@ def test_every_command_prints_the_path_of_its_result_last(journey):
     assert last[3] == "run/checkpoints/step-000003/model"
     assert last[5:] == [
         *("run/export", "run/report_card.json", "again.json", "other.json", "run/agents.json", "baselines.json"),
-        *("run/export", "run/report.html"),
+        *("run/export", "run/report.html", "comparison.json"),
     ]
     for path in [*printed[2], last[1], last[3], *last[5:]]:
         assert (home / path).exists(), f"{path} was printed and is not there"

@@ -52,6 +52,7 @@ def _expected_errors() -> tuple[type[ValueError], ...]:
         "vagen.data.shards": ["DataError"],
         "vagen.policy.policy": ["ModelError"],
         "vagen.evaluate.report": ["ReportError"],
+        "vagen.evaluate.compare": ["CompareError"],
     }
     found = [getattr(sys.modules[m], n) for m, classes in names.items() if m in sys.modules for n in classes]
     return (UsageError, *found)
@@ -143,6 +144,11 @@ def _parser() -> argparse.ArgumentParser:
     verb.add_argument("--model", help="a model folder or a Hub id; without it only random and expert play")
     _what_to_ask(verb, n=100, out="agents.json")
     verb.add_argument("--max-steps", type=_positive, default=30)
+
+    verb = _verb(verbs, "compare", _compare, "compare two report cards row by row, with paired tests and a picture")
+    verb.add_argument("first", type=Path, metavar="A.json")
+    verb.add_argument("second", type=Path, metavar="B.json")
+    verb.add_argument("--out", type=Path, default=Path("comparison.json"), help="where the JSON goes; a PNG beside it")
 
     verb = _verb(verbs, "export", _export, "make a plain Hugging Face folder of a run or model")
     verb.add_argument("source", type=Path, help="a run or a model folder")
@@ -305,6 +311,19 @@ def _eval_agent(args: argparse.Namespace, _: list[str]) -> int:
     for row in result["rows"]:
         interval = f"{row['ci_low']:.3f} – {row['ci_high']:.3f}"
         print(f"{row['world']:<22}{row['agent']:<16}{row['success']:>7.3f}  ({interval})", file=sys.stderr)
+    print(args.out)
+    return 0
+
+
+def _compare(args: argparse.Namespace, _: list[str]) -> int:
+    from vagen.evaluate.compare import as_json, compare, picture, table
+    from vagen.files import check_file, write_json
+
+    comparison = compare(args.first, args.second)
+    drawing = check_file(args.out).with_suffix(".png")
+    write_json(args.out, as_json(comparison))
+    picture(comparison, drawing)
+    print(table(comparison), file=sys.stderr)
     print(args.out)
     return 0
 

@@ -23,7 +23,7 @@ CLOZES = ("state_estimation", "forward_dynamics", "inverse_dynamics", "policy", 
 DECLARED = {
     *("world", "cloze", "pattern", "input", "representation", "horizon", "n", "accuracy", "ci_low", "ci_high"),
     *("ceiling", "floors", "floor_intervals", "skill", "field_f1", "parsed", "effective", "seen_in_training"),
-    "examples",
+    *("outcomes", "examples"),
 }
 
 
@@ -78,6 +78,8 @@ def test_rows_keep_their_contract(chat):
     assert card["split"] == "test"
     assert card["parameters"] == sum(p.numel() for p in chat.policy.model.parameters())
     for row in card["rows"]:
+        assert len(row["outcomes"]) == row["n"]
+        assert row["outcomes"].count("1") == pytest.approx(row["accuracy"] * row["n"])
         assert row.keys() == DECLARED
         pattern = named(row["cloze"])
         assert row["pattern"] == str(pattern)

@@ -51,6 +51,7 @@ class Row:
         parsed: share of answers that could be read.
         effective: share of samples whose window changes what can be seen; None for clozes about one moment.
         seen_in_training: share of samples whose first transition also occurs in the training shards; None if unknown.
+        outcomes: "1" for each sample answered rightly and "0" for each other, in order: what `vagen compare` pairs.
         examples: a few samples with their answers.
     """
 
@@ -72,6 +73,7 @@ class Row:
     parsed: float
     effective: float | None
     seen_in_training: float | None
+    outcomes: str
     examples: list[dict[str, Any]]
 
 
@@ -205,6 +207,7 @@ def _row(
         parsed=float(np.mean([s.parsed for s in scores])),
         effective=float(np.mean(changes)) if pattern.dynamics else None,
         seen_in_training=None if seen is None else float(np.mean([_first_transition(s) in seen for s in samples])),
+        outcomes="".join("1" if s.correct else "0" for s in scores),
         examples=[
             _example(*parts) for parts in zip(samples[:EXAMPLES], answers[:EXAMPLES], scores[:EXAMPLES], strict=True)
         ],
