@@ -95,6 +95,15 @@ class Model(Section):
     trust_remote_code: bool = False
 
 
+class Sampling(Section):
+    """Which windows are asked about."""
+
+    idle: float = Field(
+        default=0.1, ge=0, le=1, description="share whose first transition changes nothing that can be seen"
+    )
+    balance: bool = Field(default=True, description="draw kinds of events equally often, however rare they are")
+
+
 class Clozes(Section):
     """Which clozes, how they are written, and how much each counts."""
 
@@ -111,6 +120,7 @@ class Clozes(Section):
         default=1,
         description="about how many actions not taken dynamics are asked too (inverse dynamics: none or all of them)",
     )
+    sampling: Sampling = Sampling()
     explain: bool = Field(default=True, description="put the world's rules and the notation into a system message")
 
 
@@ -157,6 +167,7 @@ class Evaluate(Section):
     episodes: int = Field(default=100, gt=0, description="episodes per world and agent")
     batch: int = Field(default=128, gt=0)
     seed: NonNegativeInt = 1
+    sampling: Sampling = Sampling(balance=False)
 
 
 class Config(Section):

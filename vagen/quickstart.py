@@ -8,8 +8,10 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
+from vagen.cloze.build import check_answerable
 from vagen.cloze.grammar import named
-from vagen.cloze.sample import check_answerable, simulator
+from vagen.cloze.sample import simulator
+from vagen.cloze.windows import Strata
 from vagen.config import Config, ConfigError, save
 from vagen.evaluate import agent, worldmodel
 from vagen.evaluate.report import write_report
@@ -59,6 +61,7 @@ def quickstart(config: Config, processes: int) -> Path:
             evaluation.seed,
             batch=evaluation.batch,
             training_shards=[Path(folder) for folder in shards],
+            strata=Strata(evaluation.sampling.idle, evaluation.sampling.balance),
         )
         write_json(output / "report_card.json", card)
         agents: list[Agent] = [RandomAgent(), ExpertAgent(), ModelAgent(chat, evaluation.batch)]

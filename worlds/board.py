@@ -75,11 +75,6 @@ class GridWorld(World):
 
     @property
     @abstractmethod
-    def terminated(self) -> bool:
-        """Whether the present state ends the episode."""
-
-    @property
-    @abstractmethod
     def success(self) -> bool:
         """Whether the present state is what the world asks for."""
 
@@ -219,6 +214,8 @@ class BoardWorld(GridWorld):
         return Facts(_ground_things(ground, self.size, self._ground_kinds).union(movers))
 
     def realise(self, facts: Facts, like: Snapshot) -> dict[str, Any] | None:
+        if not self.schema.allows(facts):
+            return None
         glyphs = {kind: glyph for glyph, kind in self._ground_kinds}
         bare = next(look.glyph for look in self.looks if not (look.ground or look.mover))
         ground = [bare] * (self.size * self.size)
@@ -234,7 +231,7 @@ class BoardWorld(GridWorld):
         realised = {**like, "map": "".join(ground), "agent": movers["agent"][0]}
         if movers["box"]:
             realised["boxes"] = sorted(movers["box"])
-        return realised if self.facts(realised) == facts else None
+        return realised
 
     def render_states(self, snapshots: Sequence[Snapshot]) -> NDArray[np.uint8]:
         index = np.empty((len(snapshots), self.size * self.size), np.intp)  # (B, H*W)

@@ -88,6 +88,17 @@ class BoardSchema:
             raise WorldError("two cell contents share a glyph: give each content of a cell its own")
         object.__setattr__(self, "contents", contents)
 
+    def allows(self, facts: Facts) -> bool:
+        """Whether every thing is of a known kind and on the board, and every cell holds what a cell can hold."""
+        cells: dict[tuple[int, int], list[tuple[str, str]]] = {}
+        for thing in facts.things:
+            if thing.detail not in self.kinds.get(thing.kind, ()):
+                return False
+            if not (0 <= thing.x < self.width and 0 <= thing.y < self.height):
+                return False
+            cells.setdefault((thing.x, thing.y), []).append((thing.kind, thing.detail))
+        return all(tuple(sorted(content)) in self.glyphs for content in cells.values())
+
 
 @dataclass(frozen=True)
 class State:
@@ -132,6 +143,11 @@ class World(gymnasium.Env[Frame, np.int64]):
     @abstractmethod
     def restore(self, snapshot: Snapshot) -> None:
         """Put the world back into a state; stepping on from there repeats what happened before."""
+
+    @property
+    @abstractmethod
+    def terminated(self) -> bool:
+        """Whether the present state ends the episode; a further step changes nothing."""
 
     @abstractmethod
     def render_states(self, snapshots: Sequence[Snapshot]) -> NDArray[np.uint8]:

@@ -372,6 +372,8 @@ class MiniGrid(GridWorld):
         return distances(snapshot["cells"], self.width).get((cell, snapshot["direction"]))
 
     def realise(self, facts: Facts, like: Snapshot) -> dict[str, Any] | None:
+        if not self.schema.allows(facts):
+            return None
         words = [_EMPTY] * (self.width * self.height)
         agents: list[Thing] = []
         for thing in facts.things:
@@ -385,9 +387,7 @@ class MiniGrid(GridWorld):
         before = like["cells"].split()
         cells = [old if old.partition("(")[0] == new else new for old, new in zip(before, words, strict=True)]
         agent = agents[0]
-        pose = {"x": agent.x, "y": agent.y, "direction": FACINGS.index(agent.detail)}
-        realised = {**like, "cells": " ".join(cells), **pose}
-        return realised if self.facts(realised) == facts else None
+        return {**like, "cells": " ".join(cells), "x": agent.x, "y": agent.y, "direction": FACINGS.index(agent.detail)}
 
     def _read_cells(self) -> str:
         return " ".join(_word(thing) for thing in self.env.grid.grid)

@@ -154,18 +154,7 @@ def _read_grid(text: str, schema: BoardSchema) -> Facts | None:
 def _checked(things: Sequence[Thing], schema: BoardSchema) -> Facts | None:
     """The facts made of ``things``, if each fits the schema, none is repeated and every cell's content can be."""
     facts = Facts(frozenset(things))
-    if len(facts.things) != len(things):
-        return None
-    cells: dict[tuple[int, int], list[tuple[str, str]]] = {}
-    for t in things:
-        if t.kind not in schema.kinds or t.detail not in schema.kinds[t.kind]:
-            return None
-        if not (0 <= t.x < schema.width and 0 <= t.y < schema.height):
-            return None
-        cells.setdefault((t.x, t.y), []).append((t.kind, t.detail))
-    if any(tuple(sorted(content)) not in schema.glyphs for content in cells.values()):
-        return None
-    return facts
+    return facts if len(facts.things) == len(things) and schema.allows(facts) else None
 
 
 _WRITERS = {"natural": _write_natural, "json": _write_json, "grid": _write_grid}

@@ -21,6 +21,14 @@ MEANINGS = {
     "plan_inference": ("o0 o3", "a0 a1 a2", "actions", 3, 3, "o0 o3", True),
     "text_forward_dynamics": ("s0 a0", "s1", "state", 1, 1, "", True),
     "text_inverse_dynamics": ("s0 s1", "a0", "actions", 1, 1, "", True),
+    "retrodiction": ("a0 o1", "s0", "state", 1, 1, "o1", True),
+    "budget": ("o0", "b0", "budget", 0, 0, "o0", False),
+    "infill_state": ("o0 a0 o2 a1", "s1", "state", 2, 1, "o0 o2", True),
+    "infill_action": ("o0 o2 a1", "a0", "actions", 2, 1, "o0 o2", True),
+    "next_observation": ("o0 a0", "o1", "observation", 1, 1, "o0", True),
+    "counterfactual": ("o0 a0 o1 a0'", "s1'", "state", 1, 1, "o0 o1", True),
+    "reorder_observations": ("o0 a0 a1 a2", "o1 o2 o3", "order", 3, 3, "o0", True),
+    "reorder_actions": ("o0 o1 o2 o3", "a0 a1 a2", "order", 3, 3, "o0 o1 o2 o3", True),
     # written out
     "o0->s0": ("o0", "s0", "state", 0, 0, "o0", False),
     "  o0\ta0   ->\n s1 ": ("o0 a0", "s1", "state", 1, 1, "o0", True),
@@ -35,6 +43,20 @@ MEANINGS = {
     "o0 a0 a1 -> r1": ("o0 a0 a1", "r1", "reward", 2, 1, "o0", True),
     "o7 -> s7": ("o7", "s7", "state", 7, 0, "o7", False),
     "o0 r0 o1 d0 -> a0": ("o0 r0 o1 d0", "a0", "actions", 1, 1, "o0 o1", True),
+    "o0 o1 -> r0": ("o0 o1", "r0", "reward", 1, 1, "o0 o1", True),  # by the states before and after
+    "o0 o2 a1 -> s1": ("o0 o2 a1", "s1", "state", 2, 1, "o0 o2", True),  # back from o2, and one action from o0
+    "a0 a1 o2 -> s0": ("a0 a1 o2", "s0", "state", 2, 2, "o2", True),
+    "o0 a1 o3 -> a0 a2": ("o0 a1 o3", "a0 a2", "actions", 3, 2, "o0 o3", True),
+    "o0 a0 b0 -> s1": ("o0 a0 b0", "s1", "state", 1, 1, "o0", True),
+    "o0 -> a0*?3": ("o0", "a0*", "policy", 1, 1, "o0", False),
+    "s1 -> o1?2": ("s1", "o1", "observation", 1, 0, "", False),
+    "a0 o1 -> o0?4": ("a0 o1", "o0", "observation", 1, 1, "o1", True),
+    "o0 {o1 o2} a0 a1 -> order": ("o0 a0 a1", "o1 o2", "order", 2, 2, "o0", True),
+    "o0 a0 a1 a0' -> s2'": ("o0 a0 a1 a0'", "s2'", "state", 2, 2, "o0", True),  # a1 is taken in the branch too
+    "o0 a0 a1 a1' -> s2'": ("o0 a0 a1 a1'", "s2'", "state", 2, 2, "o0", True),
+    "o0 a0' s1' a1' -> r1'": ("o0 a0' s1' a1'", "r1'", "reward", 2, 1, "o0", True),
+    "o0 o1 o1' -> a0'": ("o0 o1 o1'", "a0'", "actions", 1, 1, "o0 o1 o1'", True),
+    "a0' s1' -> o1'?2": ("a0' s1'", "o1'", "observation", 1, 0, "", False),
 }
 
 # pattern: (slot named, reason given)
@@ -50,7 +72,7 @@ REFUSED = {
     # no slots
     "o0 x0 -> s1": ("'x0'", "is no slot"),
     "o -> s0": ("'o'", "is no slot"),
-    "o0 -> order": ("'order'", "is no slot"),
+    "o0 -> order": ("'order'", "needs a shuffled group"),
     "O0 -> s0": ("'O0'", "is no slot"),
     "o0, a0 -> s1": ("'o0,'", "is no slot"),
     "o-1 -> s0": ("'o-1'", "is no slot"),
@@ -67,7 +89,8 @@ REFUSED = {
     "o0 a0* -> s1": ("a0*", "given, and only an asked action can be optimal"),
     "o0 -> s0*": ("'s0*'", "only actions can be optimal"),
     "o0 a0 -> a1* a2*": ("a2*", "one optimal action at a time"),
-    "o0 -> a0* a1": ("a1", "one optimal action at a time"),
+    "o0 -> a0* a1": ("", "optimal (*) and plain actions"),
+    "o0 -> a0* s0": ("s0", "ask for one kind"),
     "o0 o2 -> a0 a1*": ("", "optimal (*) and plain actions"),
     "o1 -> a0*": ("a0*", "needs an o or s at time 0 or before"),
     "o0 -> a1*": ("a1*", "depends on a0"),
@@ -83,7 +106,6 @@ REFUSED = {
     "o0 a1 -> s2": ("s2", "depends on a0"),
     "o0 a0 a2 -> s3": ("s3", "depends on a1"),
     "o1 -> s0": ("s0", "needs an o or s at time 0 or before"),
-    "a0 o1 -> s0": ("s0", "needs an o or s at time 0 or before"),  # retrodiction
     "a0 -> s1": ("s1", "needs an o or s at time 1 or before"),
     "o0 -> r0": ("r0", "depends on a0"),
     "o0 -> d0": ("d0", "depends on a0"),
@@ -91,15 +113,48 @@ REFUSED = {
     "o0 a1 -> r1": ("r1", "depends on a0"),
     "o0 -> a0": ("a0", "needs the outcome, o1 or s1"),
     "o0 o2 -> a0": ("a0", "needs the outcome, o1 or s1"),
-    "o0 o2 a1 -> a0": ("a0", "needs the outcome, o1 or s1"),
+    "a0 o2 -> s0": ("s0", "needs an o or s at time 0 or before"),
+    "o0 o2 -> s1": ("s1", "depends on a0"),
     "o1 -> a0": ("a0", "needs an o or s at time 0 or before"),
     "o0 o2 -> a1": ("a1", "depends on a0"),
     "o0 o3 -> a0 a2": ("a0 and a2", "leave a gap"),
-    # later versions
-    "o0 a0 -> o1?4": ("'o1?4'", "multiple choice"),
-    "o0 a0 o1 a0' -> s1'": ("a0'", "counterfactual"),
-    "o0 a0 a1 a2 {o1 o2 o3} -> order": ("'{o1'", "shuffled"),
-    "o0 -> b0": ("'b0'", "steps to go"),
+    # steps to go
+    "o0 -> b1": ("b1", "depends on a0"),
+    "o0 b0 -> b0": ("b0", "both given and asked"),
+    "o0 a0 -> b0 b1": ("b1", "one b slot at a time"),
+    # choices
+    "o0 o1?4 -> a0": ("'o1?4'", "only an asked slot can be a choice"),
+    "o0 a0 -> o1?1": ("'o1?1'", "choose among 2 to 8"),
+    "o0 a0 -> o1?9": ("'o1?9'", "choose among 2 to 8"),
+    "o0 a0 a1 -> o1?4 o2?4": ("o2", "a choice (?n) asks for one slot"),
+    "o0 a0 o1 -> o1?4": ("o1", "both given and asked"),
+    "o0 -> o1?4": ("o1", "depends on a0"),
+    # counterfactuals
+    "o0 a0 -> s1'": ("s1'", "no earlier a' leads there"),
+    "o0 o0' a0' -> s1'": ("o0'", "no earlier a' leads there"),
+    "o0 a1' -> s2'": ("s2'", "depends on a0"),
+    "o0 a0' -> s2'": ("s2'", "depends on a1"),
+    "o0 a0 a0' -> s2'": ("s2'", "depends on a1"),
+    "o0 a0' -> s1": ("s1", "depends on a0"),
+    "o0 o1' -> s1'": ("o1'", "no earlier a' leads there"),
+    "o0 o1 -> a0'": ("a0'", "needs the outcome, o1' or s1'"),
+    "a0' o1' -> s0": ("s0", "needs an o or s at time 0 or before"),  # ask about one trajectory at a time
+    "o0 -> a0'*": ("a0'*", "cannot be optimal"),
+    "o0 a0' s1' -> s1'": ("s1'", "both given and asked"),
+    "o0 o1 o1' -> a0 a0'": ("a0 and a0'", "ask for one kind"),
+    # shuffled groups
+    "o0 a0 a1 {o1 o2} -> s2": ("o1", "only '-> order' can be asked"),
+    "o0 a0 {o1} -> order": ("o1", "a shuffled group has 2 to 8 slots"),
+    "o0 a0 {} -> order": ("", "the shuffled group {} is empty"),
+    "o0 {o1 o2 -> order": ("", "one shuffled group in braces"),
+    "o0 o1} -> order": ("", "one shuffled group in braces"),
+    "{o0 o1} {a0 a1} -> order": ("", "one shuffled group in braces"),
+    "o0 a0 {o1 o2} -> order": ("o2", "depends on a1"),
+    "o0 a0 o1 a1 {o1 o2} -> order": ("o1", "both given and asked"),
+    "o0 a0 a1 {o1 s2} -> order": ("o1 and s2", "ask for one kind"),
+    "o0 a0 a1 {r0 r1} -> order": ("r0", "only o, s and a slots can be put in order"),
+    "o0 {a0 a1} -> order": ("a1", "needs the outcome, o2 or s2"),
+    "o0 o2 {a0 a1*} -> order": ("a1*", "only an asked action can be optimal"),
 }
 
 
@@ -159,9 +214,9 @@ def test_unknown_names_are_refused_with_a_hint(name, hint):
 
 SLOTS = st.builds(
     lambda kind, time, mark: f"{kind}{time}{mark}",
-    st.sampled_from("osard"),
+    st.sampled_from("osardb"),
     st.integers(0, 3),
-    st.sampled_from(("", "", "", "", "*")),
+    st.sampled_from(("", "", "", "", "*", "'", "?3")),
 )
 SIDE = st.lists(SLOTS, min_size=1, max_size=5).map(" ".join)
 PATTERNS = st.builds("{} -> {}".format, SIDE, st.lists(SLOTS, min_size=1, max_size=3).map(" ".join))
@@ -188,7 +243,8 @@ def test_what_is_accepted_can_be_written_and_read_again(text):
     assert parse(str(pattern)) == pattern
     given_text, asked_text = text.split("->")
     assert words(pattern.given) == given_text.strip(), "the order of what is given is lost"
-    assert sorted(words(pattern.asked).split()) == sorted(asked_text.split())
+    assert sorted(words(pattern.asked).split()) == sorted(asked_text.replace("?3", "").split())
+    assert pattern.choices == (3 if "?3" in asked_text else 0)
     assert 0 <= pattern.horizon <= max(pattern.length, 1)
     times = [slot.time + (slot.kind in "ard") for slot in (*pattern.given, *pattern.asked)]
     assert pattern.length == max(times)

@@ -186,7 +186,7 @@ def test_rare_events_are_not_rare_in_training(shards, trajectories):
     assert 0.3 < np.mean(drawn) < 0.7
 
 
-@pytest.mark.parametrize("cloze", [name for name in NAMED if name != "reward"])
+@pytest.mark.parametrize("cloze", [name for name in NAMED if "reward" not in name])
 def test_no_group_is_empty(shards, cloze):
     """An empty group cannot be packed: training would stop with an error of NumPy."""
     stream = ClozeStream(list(shards.values()), Clozes(weights={cloze: 1.0}), 0)

@@ -22,7 +22,17 @@ SMALL = {"hidden_size": 32, "layers": 2, "head_size": 16, "vision_hidden_size": 
 CLOZES = ("state_estimation", "forward_dynamics", "inverse_dynamics", "policy", "text_forward_dynamics")
 DECLARED = {
     *("world", "cloze", "pattern", "input", "representation", "horizon", "n", "accuracy", "ci_low", "ci_high"),
-    *("ceiling", "floors", "floor_intervals", "skill", "field_f1", "parsed", "effective", "seen_in_training"),
+    *(
+        "ceiling",
+        "floors",
+        "floor_intervals",
+        "skill",
+        "field_f1",
+        "parsed",
+        "effective",
+        "events",
+        "seen_in_training",
+    ),
     *("outcomes", "examples"),
 }
 

@@ -8,8 +8,9 @@ import pytest
 import torch
 from PIL import Image
 
+from vagen.cloze.build import build
 from vagen.cloze.grammar import NAMED, ClozeError, named
-from vagen.cloze.sample import Sample, build, simulator, window_at
+from vagen.cloze.sample import Sample, simulator, window_at
 from vagen.config import Tiny
 from vagen.mdp import Trajectory
 from vagen.policy import tiny

@@ -8,8 +8,8 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
+from vagen.cloze.build import build
 from vagen.cloze.grammar import NAMED, named
-from vagen.cloze.sample import build
 from vagen.cloze.scoring import score
 from vagen.config import Tiny
 from vagen.policy import tiny

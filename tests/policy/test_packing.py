@@ -10,8 +10,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 from torch.overrides import TorchFunctionMode
 
+from vagen.cloze.build import build
 from vagen.cloze.grammar import NAMED, named
-from vagen.cloze.sample import build, imagined, simulator, window_at
+from vagen.cloze.sample import imagined, simulator, window_at
 from vagen.policy.batches import draw
 from vagen.policy.chat import Encoded, Picture, Prompt
 from vagen.policy.packing import PackedLoss, collate, pack

@@ -10,8 +10,8 @@ from pathlib import Path
 import pytest
 import torch
 
+from vagen.cloze.build import build
 from vagen.cloze.grammar import named
-from vagen.cloze.sample import build
 from vagen.config import Tiny
 from vagen.policy import tiny
 from vagen.policy.batches import draw

@@ -465,6 +465,9 @@ def test_facts_that_cannot_be_are_not_realised(world):
     nobody = Facts(state.facts.things - {agent})
     assert world.realise(nobody, like=state.snapshot) is None
     assert world.realise(Facts(nobody.things | two_places(world, agent)), like=state.snapshot) is None
+    outside = {replace(agent, x=world.schema.width)}
+    assert world.realise(Facts(nobody.things | outside), like=state.snapshot) is None
+    assert world.realise(Facts(state.facts.things | {Thing("dragon", 0, 0)}), like=state.snapshot) is None
 
 
 def two_places(world: World, agent: Thing) -> set[Thing]:

@@ -1,22 +1,34 @@
 """The cloze grammar: ``GIVEN -> ASKED`` over the slots of a window of a trajectory.
 
 Slots are ``o0`` (image at time 0), ``s0`` (exact state at time 0, as text), ``a0`` (action from time 0 to time 1),
-``r0`` (its reward) and ``d0`` (whether it ended the world). ``a0*`` asks for any optimal action. A pattern that cannot
-be answered from what it gives, or that gives its answer away, is refused with the slot and the reason.
+``r0`` (its reward), ``d0`` (whether it ended the world) and ``b0`` (the fewest steps to success from time 0). Marks:
 
-This module knows nothing about worlds: it decides what a pattern means, not what is true.
+* ``a0*`` asks for any optimal action;
+* ``a0'`` is another action at time 0 than the one that was taken. It begins a counterfactual branch, whose later
+  states and outcomes are primed as well (``s1'``); unprimed actions after it are taken in the branch too;
+* ``o1?4`` asks to choose among four;
+* ``{o1 o2 o3} -> order`` shows the slots in braces shuffled and asks for their order.
+
+A pattern that cannot be answered from what it gives, or that gives its answer away, is refused with the slot and the
+reason. This module knows nothing about worlds: it decides what a pattern means, not what is true.
 """
 
 from __future__ import annotations
 
 import re
+from collections.abc import Sequence
 from dataclasses import dataclass
 from difflib import get_close_matches
+from functools import cached_property
 from itertools import pairwise
 from typing import Literal
 
-SlotKind = Literal["o", "s", "a", "r", "d"]
-Task = Literal["state", "actions", "policy", "reward", "termination"]
+SlotKind = Literal["o", "s", "a", "r", "d", "b"]
+Task = Literal["state", "observation", "actions", "policy", "reward", "termination", "budget", "order"]
+Node = tuple[int, bool]  # a state: its time, and whether it is one of the counterfactual branch
+
+MOST_OPTIONS = 8  # of a choice, and slots of a shuffled group
+ORDER = "order"
 
 
 class ClozeError(ValueError):
@@ -25,14 +37,15 @@ class ClozeError(ValueError):
 
 @dataclass(frozen=True, order=True)
 class Slot:
-    """One link of the MDP at one time. ``optimal`` is the ``*`` of ``a0*``."""
+    """One link of the MDP at one time. ``primed``: of the counterfactual branch. ``optimal``: the ``*`` of ``a0*``."""
 
     kind: SlotKind
     time: int
+    primed: bool = False
     optimal: bool = False
 
     def __str__(self) -> str:
-        return f"{self.kind}{self.time}{'*' if self.optimal else ''}"
+        return f"{self.kind}{self.time}{self.primed * chr(39)}{self.optimal * '*'}"
 
 
 @dataclass(frozen=True)
@@ -40,37 +53,114 @@ class Pattern:
     """A parsed cloze.
 
     Attributes:
-        given: the slots shown, in the order written.
-        asked: the slots to fill in, in order of time; all of one kind.
+        given: the slots shown, in the order written, without those of the shuffled group.
+        asked: the slots to fill in, in order of time and all of one kind; for ``order`` those of the shuffled group.
         task: what kind of answer fills them.
+        choices: among how many options to choose; 0 where the answer is free.
         length: transitions that a window must have so that every slot exists.
     """
 
     given: tuple[Slot, ...]
     asked: tuple[Slot, ...]
     task: Task
+    choices: int
     length: int
 
     def __str__(self) -> str:
-        return f"{' '.join(map(str, self.given))} -> {' '.join(map(str, self.asked))}"
+        given = " ".join(map(str, self.given))
+        asked = " ".join(map(str, self.asked))
+        if self.task == "order":
+            return f"{given} {{{asked}}} -> {ORDER}".strip()
+        return f"{given} -> {asked}{f'?{self.choices}' if self.choices else ''}"
 
-    @property
+    @cached_property
     def horizon(self) -> int:
         """Transitions the answer spans: 0 for reading off a state, k for a state or plan k actions away."""
-        if self.task == "state":
-            anchor = max(s.time for s in self.given if s.kind in "os" and s.time <= self.asked[0].time)
-            return self.asked[0].time - anchor
+        if self.task in ("state", "observation"):
+            return abs(self.asked[0].time - self.anchor.time)
+        if self.task == "budget":
+            return 0
         return 1 if self.task == "policy" else len(self.asked)
 
-    @property
+    @cached_property
+    def anchor(self) -> Slot:
+        """The given state or observation that an asked state is reckoned from: the last before it, or the next."""
+        [asked] = self.asked
+        shown = [
+            slot
+            for slot in self.given
+            if slot.kind in "os" and (slot.primed == asked.primed or (asked.primed and slot.time <= self.fork))
+        ]
+        if self.is_foretold(asked):
+            return max((slot for slot in shown if slot.time <= asked.time), key=lambda slot: slot.time)
+        return min((slot for slot in shown if slot.time > asked.time), key=lambda slot: slot.time)
+
+    @cached_property
     def images(self) -> tuple[Slot, ...]:
         """The given observations, in order."""
         return tuple(slot for slot in self.given if slot.kind == "o")
 
     @property
+    def shows_images(self) -> bool:
+        """Whether any image is shown, given or to be chosen or ordered."""
+        return bool(self.images) or (self.asked[0].kind == "o")
+
+    @property
     def dynamics(self) -> bool:
         """Whether the answer depends on what an action does."""
-        return self.task != "policy" and self.horizon > 0
+        return self.task not in ("policy", "budget") and self.horizon > 0
+
+    @cached_property
+    def fork(self) -> int:
+        """The time of the first counterfactual action; beyond every slot where there is none."""
+        times = [slot.time for slot in (*self.given, *self.asked) if slot.kind == "a" and slot.primed]
+        return min(times, default=1000)
+
+    @property
+    def counterfactual(self) -> bool:
+        return self.fork < 1000
+
+    def knows_action(self, time: int, primed: bool) -> bool:
+        """Whether the action of the factual trajectory (or of the branch) at a time is given."""
+        if primed and time >= self.fork:
+            own = Slot("a", time, True)
+            if own in self.given or own in self.asked or time == self.fork:
+                return own in self.given
+        return Slot("a", time) in self.given
+
+    @cached_property
+    def foretold(self) -> frozenset[Node]:
+        """The states that follow from the given ones and the given actions, the given ones included."""
+        return self._closure([slot for slot in self.given if slot.kind in "os"])
+
+    def is_foretold(self, slot: Slot) -> bool:
+        """Whether the state at a slot's time follows from the given states and actions."""
+        return self.node(slot) in self.foretold
+
+    def node(self, slot: Slot) -> Node:
+        """The state a slot is about; up to the fork the branch is the factual trajectory."""
+        return slot.time, slot.primed and slot.time > self.fork
+
+    def outcomes_of(self, slot: Slot) -> tuple[Slot, ...]:
+        """The given states after a slot's time that its state or action leads to through given or asked actions."""
+        found = []
+        for time in range(slot.time + 1, self.length + 1):
+            before = Slot("a", time - 1, slot.primed and time > self.fork)
+            if before not in self.asked and not self.knows_action(time - 1, slot.primed):
+                break
+            here = (time, slot.primed and time > self.fork)
+            found += [other for other in self.given if other.kind in "os" and self.node(other) == here]
+        return tuple(found)
+
+    def _closure(self, start: Sequence[Slot]) -> frozenset[Node]:
+        known = {self.node(slot) for slot in start}
+        for time in range(self.length):
+            for primed in (False, True):
+                source = (time, primed and time > self.fork)
+                branch_here = not primed or time >= self.fork
+                if branch_here and source in known and self.knows_action(time, primed):
+                    known.add((time + 1, primed))
+        return frozenset(known)
 
 
 #: The clozes with a name. Adding one is one entry.
@@ -78,21 +168,42 @@ NAMED: dict[str, str] = {
     "state_estimation": "o0 -> s0",
     "forward_dynamics": "o0 a0 -> s1",
     "inverse_dynamics": "o0 o1 -> a0",
+    "retrodiction": "a0 o1 -> s0",
     "policy": "o0 -> a0*",
     "reward": "o0 a0 -> r0",
     "termination": "o0 a0 -> d0",
+    "budget": "o0 -> b0",
     "rollout": "o0 a0 a1 a2 -> s3",
     "plan_inference": "o0 o3 -> a0 a1 a2",
+    "infill_state": "o0 a0 o2 a1 -> s1",
+    "infill_action": "o0 o2 a1 -> a0",
+    "next_observation": "o0 a0 -> o1?4",
+    "counterfactual": "o0 a0 o1 a0' -> s1'",
+    "reorder_observations": "o0 a0 a1 a2 {o1 o2 o3} -> order",
+    "reorder_actions": "o0 o1 o2 o3 {a0 a1 a2} -> order",
     "text_forward_dynamics": "s0 a0 -> s1",
     "text_inverse_dynamics": "s0 s1 -> a0",
+    "text_retrodiction": "a0 s1 -> s0",
+    "text_policy": "s0 -> a0*",
+    "text_reward": "s0 a0 -> r0",
+    "text_termination": "s0 a0 -> d0",
+    "text_budget": "s0 -> b0",
+    "text_rollout": "s0 a0 a1 a2 -> s3",
+    "text_plan_inference": "s0 s3 -> a0 a1 a2",
+    "text_infill_action": "s0 s2 a1 -> a0",
+    "text_counterfactual": "s0 a0 s1 a0' -> s1'",
+    "text_reorder_states": "s0 a0 a1 a2 {s1 s2 s3} -> order",
+    "text_reorder_actions": "s0 s1 s2 s3 {a0 a1 a2} -> order",
 }
 
-_SLOT = re.compile(r"([osard])(\d{1,3})(\*?)")
-_NOT_YET = {
-    "'": "counterfactual slots (')",
-    "?": "multiple choice (?n)",
-    "{": "shuffled slots ({...})",
-    "b": "steps to go (b)",
+_SLOT = re.compile(r"([osardb])(\d{1,3})('?)(\*?)(?:\?(\d{1,3}))?")
+_TASKS: dict[SlotKind, Task] = {
+    "s": "state",
+    "o": "observation",
+    "a": "actions",
+    "r": "reward",
+    "d": "termination",
+    "b": "budget",
 }
 
 
@@ -120,86 +231,215 @@ def parse(text: str) -> Pattern:
     given_text, arrow, asked_text = text.partition("->")
     if not arrow or "->" in asked_text:
         raise ClozeError(f"cloze {text!r}: write GIVEN -> ASKED with exactly one '->', such as 'o0 a0 -> s1'")
-    given = tuple(_slot(word, text) for word in given_text.split())
-    asked = tuple(sorted(_slot(word, text) for word in asked_text.split()))
-    if not given or not asked:
-        side = "given" if not given else "asked"
-        raise ClozeError(f"cloze {text!r}: nothing is {side}; slots are o, s, a, r, d with a time, such as o0")
+    given, group = _given(given_text, text)
+    asked, choices = _asked(asked_text, group, text)
+    if not (given or group) or not asked:
+        side = "given" if not (given or group) else "asked"
+        raise ClozeError(f"cloze {text!r}: nothing is {side}; slots are o, s, a, r, d, b with a time, such as o0")
     for slot in (*given, *asked):
         if (*given, *asked).count(slot) > 1:
             where = "both given and asked" if slot in given and slot in asked else "written twice"
             raise ClozeError(f"cloze {text!r}: slot {slot} is {where}")
     if starred := [slot for slot in given if slot.optimal]:
         raise ClozeError(f"cloze {text!r}: slot {starred[0]} is given, and only an asked action can be optimal (*)")
-    task = _task(given, asked, text)
     length = max(slot.time + (slot.kind in "ard") for slot in (*given, *asked))
-    return Pattern(given, asked, task, length)
+    task: Task = "order" if group else "policy" if any(s.optimal for s in asked) else _TASKS[asked[0].kind]
+    pattern = Pattern(given, asked, task, choices, length)
+    _check_branch(pattern, text)
+    _CHECKS[task](pattern, text)
+    return pattern
 
 
-def _slot(word: str, pattern: str) -> Slot:
-    for mark, meaning in _NOT_YET.items():
-        if mark in word:
-            raise ClozeError(f"cloze {pattern!r}: slot {word!r} uses {meaning}, which this version cannot build")
+def _given(words: str, text: str) -> tuple[tuple[Slot, ...], tuple[Slot, ...]]:
+    """The given slots, and those of the shuffled group."""
+    before, brace, rest = words.partition("{")
+    inside, closing, after = rest.partition("}")
+    if bool(brace) != bool(closing) or "}" in before or any(mark in after for mark in "{}"):
+        raise ClozeError(f"cloze {text!r}: write one shuffled group in braces, such as {{o1 o2 o3}}")
+    if brace and not inside.split():
+        raise ClozeError(f"cloze {text!r}: the shuffled group {{}} is empty")
+    given = tuple(_free_slot(word, text) for word in [*before.split(), *after.split()])
+    return given, tuple(sorted(_free_slot(word, text) for word in inside.split()))
+
+
+def _asked(words: str, group: tuple[Slot, ...], text: str) -> tuple[tuple[Slot, ...], int]:
+    """The asked slots, and the number of choices."""
+    asked = words.split()
+    if group and asked != [ORDER]:
+        raise ClozeError(f"cloze {text!r}: slot {group[0]} is shuffled, and then only '-> {ORDER}' can be asked")
+    if group:
+        return group, 0
+    if ORDER in asked:
+        raise ClozeError(
+            f"cloze {text!r}: '{ORDER}' needs a shuffled group such as {{o1 o2 o3}} among the given slots"
+        )
+    slots = sorted(_slot(word, text) for word in asked)
+    choices = max((number for _, number in slots), default=0)
+    if choices and len(slots) > 1:
+        raise ClozeError(f"cloze {text!r}: slot {slots[1][0]}: a choice (?n) asks for one slot")
+    return tuple(slot for slot, _ in slots), choices
+
+
+def _free_slot(word: str, pattern: str) -> Slot:
+    slot, choices = _slot(word, pattern)
+    if choices:
+        raise ClozeError(f"cloze {pattern!r}: slot {word!r} is given, and only an asked slot can be a choice (?n)")
+    return slot
+
+
+def _slot(word: str, pattern: str) -> tuple[Slot, int]:
     match = _SLOT.fullmatch(word)
     if match is None:
         raise ClozeError(
-            f"cloze {pattern!r}: {word!r} is no slot; write o, s, a, r or d and a time, such as o0 or a1*"
+            f"cloze {pattern!r}: {word!r} is no slot; write o, s, a, r, d or b and a time, such as o0, a1* or s1'"
         )
-    kind, time, star = match[1], int(match[2]), bool(match[3])
+    kind, time, primed, star, choices = match[1], int(match[2]), bool(match[3]), bool(match[4]), match[5]
     if star and kind != "a":
         raise ClozeError(f"cloze {pattern!r}: slot {word!r}: only actions can be optimal (*)")
-    return Slot(kind, time, star)  # type: ignore[arg-type]
+    if choices is not None and not 2 <= int(choices) <= MOST_OPTIONS:
+        raise ClozeError(f"cloze {pattern!r}: slot {word!r}: choose among 2 to {MOST_OPTIONS}")
+    return Slot(kind, time, primed, star), int(choices or 0)  # type: ignore[arg-type]
 
 
-def _task(given: tuple[Slot, ...], asked: tuple[Slot, ...], text: str) -> Task:
-    """The task of a pattern, once it is sure that the given slots determine the asked ones."""
-    kinds = {slot.kind for slot in asked}
-    if len(kinds) > 1:
-        raise ClozeError(f"cloze {text!r}: slots {asked[0]} and {asked[-1]} are asked together; ask for one kind")
-    first = asked[0]
-    if first.kind == "o":
-        raise ClozeError(f"cloze {text!r}: slot {first} asks for an image; ask for the state s{first.time} instead")
-    if first.kind == "a":
-        return _action_task(given, asked, text)
-    if len(asked) > 1:
-        raise ClozeError(f"cloze {text!r}: slot {asked[1]}: ask for one {first.kind} slot at a time")
-    if first.kind == "s":
-        if Slot("s", first.time) in given:
-            raise ClozeError(f"cloze {text!r}: slot {first} is both given and asked")
-        _need_state(given, first.time, first, text)
-        return "state"
-    _need_state(given, first.time, first, text)
-    if Slot("a", first.time) not in given:
-        raise ClozeError(f"cloze {text!r}: slot {first} depends on a{first.time}, which is not given")
-    return "reward" if first.kind == "r" else "termination"
+# ------------------------------------------------------------------------------------------------------------- checks
 
 
-def _need_state(given: tuple[Slot, ...], time: int, asked: Slot, text: str) -> None:
-    """Check that the state at ``time`` follows from a given earlier one and the actions between."""
-    anchors = [slot.time for slot in given if slot.kind in "os" and slot.time <= time]
-    if not anchors:
-        raise ClozeError(f"cloze {text!r}: slot {asked} needs an o or s at time {time} or before")
-    for between in range(max(anchors), time):
-        if Slot("a", between) not in given:
-            raise ClozeError(f"cloze {text!r}: slot {asked} depends on a{between}, which is not given")
+def _check_branch(pattern: Pattern, text: str) -> None:
+    """Primed slots need a branch they lie on."""
+    for slot in (*pattern.given, *pattern.asked):
+        if not slot.primed:
+            continue
+        if slot.optimal:
+            raise ClozeError(f"cloze {text!r}: slot {slot}: a counterfactual action (') cannot be optimal (*) too")
+        first = pattern.fork + (slot.kind in "osb")
+        if slot.time < first:
+            raise ClozeError(f"cloze {text!r}: slot {slot} is counterfactual, and no earlier a' leads there")
 
 
-def _action_task(given: tuple[Slot, ...], asked: tuple[Slot, ...], text: str) -> Task:
-    first, last = asked[0], asked[-1]
-    if first.optimal and Slot("a", first.time) in given:
-        raise ClozeError(f"cloze {text!r}: slot {first} is both given and asked")
-    if first.optimal:
-        if len(asked) > 1:
-            raise ClozeError(f"cloze {text!r}: slot {asked[1]}: ask for one optimal action at a time")
-        _need_state(given, first.time, first, text)
-        return "policy"
-    if any(slot.optimal for slot in asked):
+def _one_kind(pattern: Pattern, text: str) -> None:
+    first, *others = pattern.asked
+    for other in others:
+        if (other.kind, other.primed) != (first.kind, first.primed):
+            raise ClozeError(f"cloze {text!r}: slots {first} and {other} are asked together; ask for one kind")
+
+
+def _one_slot(pattern: Pattern, text: str) -> Slot:
+    _one_kind(pattern, text)
+    first, *others = pattern.asked
+    if others:
+        raise ClozeError(f"cloze {text!r}: slot {others[0]}: ask for one {first.kind} slot at a time")
+    return first
+
+
+def _need_foretold(pattern: Pattern, asked: Slot, text: str) -> None:
+    """Check that the state at a slot's time follows from a given earlier one and the actions between."""
+    if pattern.is_foretold(asked):
+        return
+    node = pattern.node(asked)
+    on_the_way = [
+        slot.time
+        for slot in pattern.given
+        if slot.kind in "os" and slot.time <= asked.time and (not pattern.node(slot)[1] or node[1])
+    ]
+    if not on_the_way:
+        raise ClozeError(f"cloze {text!r}: slot {asked} needs an o or s at time {asked.time} or before")
+    raise ClozeError(f"cloze {text!r}: slot {asked} depends on {_missing(pattern, max(on_the_way), asked)}, "
+                     "which is not given")  # fmt: skip
+
+
+def _missing(pattern: Pattern, start: int, asked: Slot) -> Slot:
+    """The first action between a time and a slot that is not given."""
+    for time in range(start, asked.time):
+        if not pattern.knows_action(time, asked.primed):
+            return Slot("a", time, asked.primed and time == pattern.fork)
+    return Slot("a", asked.time)
+
+
+def _check_state(pattern: Pattern, text: str) -> None:
+    slot = _one_slot(pattern, text)
+    if pattern.task == "observation" and not pattern.choices:
+        raise ClozeError(
+            f"cloze {text!r}: slot {slot} asks for an image; ask for the state s{slot.time}, or for a choice {slot}?4"
+        )
+    same = [other for other in pattern.given if other.kind == slot.kind and pattern.node(other) == pattern.node(slot)]
+    if same:
+        raise ClozeError(f"cloze {text!r}: slot {slot} is both given and asked")
+    if not pattern.outcomes_of(slot):
+        _need_foretold(pattern, slot, text)
+
+
+def _check_actions(pattern: Pattern, text: str) -> None:
+    if any(slot.optimal for slot in pattern.asked):
         raise ClozeError(f"cloze {text!r}: optimal (*) and plain actions are asked together")
-    for one, two in pairwise(asked):
-        if two.time != one.time + 1:
-            raise ClozeError(f"cloze {text!r}: slots {one} and {two} leave a gap; ask for consecutive actions")
-    _need_state(given, first.time, first, text)
-    after = last.time + 1
-    if not any(slot.kind in "os" and slot.time == after for slot in given):
-        raise ClozeError(f"cloze {text!r}: slot {last} needs the outcome, o{after} or s{after}, among the given slots")
-    return "actions"
+    _one_kind(pattern, text)
+    first, last = pattern.asked[0], pattern.asked[-1]
+    _check_no_gap(pattern, text)
+    _need_foretold(pattern, first, text)
+    if not any(slot.time > last.time for slot in pattern.outcomes_of(first)):
+        after, prime = last.time + 1, last.primed * "'"
+        raise ClozeError(
+            f"cloze {text!r}: slot {last} needs the outcome, o{after}{prime} or s{after}{prime}, among the given slots"
+        )
+
+
+def _check_no_gap(pattern: Pattern, text: str) -> None:
+    for one, two in pairwise(pattern.asked):
+        for time in range(one.time + 1, two.time):
+            if not pattern.knows_action(time, one.primed):
+                raise ClozeError(f"cloze {text!r}: slots {one} and {two} leave a gap; give or ask for a{time} too")
+
+
+def _check_policy(pattern: Pattern, text: str) -> None:
+    slot, *others = pattern.asked
+    if any(other.kind == "a" and not other.optimal for other in pattern.asked):
+        raise ClozeError(f"cloze {text!r}: optimal (*) and plain actions are asked together")
+    _one_kind(pattern, text)
+    if others:
+        raise ClozeError(f"cloze {text!r}: slot {others[0]}: ask for one optimal action at a time")
+    if Slot("a", slot.time) in pattern.given:
+        raise ClozeError(f"cloze {text!r}: slot {slot} is both given and asked")
+    _need_foretold(pattern, slot, text)
+
+
+def _check_event(pattern: Pattern, text: str) -> None:
+    """A reward or termination follows from the state before and the action, or else the state after."""
+    slot = _one_slot(pattern, text)
+    _need_foretold(pattern, slot, text)
+    after = (slot.time + 1, slot.primed and slot.time + 1 > pattern.fork)
+    if not pattern.knows_action(slot.time, slot.primed) and after not in pattern.foretold:
+        action = Slot("a", slot.time, slot.primed and slot.time == pattern.fork)
+        raise ClozeError(f"cloze {text!r}: slot {slot} depends on {action}, which is not given")
+
+
+def _check_budget(pattern: Pattern, text: str) -> None:
+    _need_foretold(pattern, _one_slot(pattern, text), text)
+
+
+def _check_order(pattern: Pattern, text: str) -> None:
+    first, *others = pattern.asked
+    if not others or len(others) >= MOST_OPTIONS:
+        raise ClozeError(f"cloze {text!r}: slot {first}: a shuffled group has 2 to {MOST_OPTIONS} slots")
+    _one_kind(pattern, text)
+    if starred := [slot for slot in pattern.asked if slot.optimal]:
+        raise ClozeError(f"cloze {text!r}: slot {starred[0]}: only an asked action can be optimal (*)")
+    if first.kind not in "osa":
+        raise ClozeError(f"cloze {text!r}: slot {first}: only o, s and a slots can be put in order")
+    if first.kind == "a":
+        _check_actions(pattern, text)
+        return
+    for slot in pattern.asked:
+        if pattern.node(slot) in {pattern.node(other) for other in pattern.given if other.kind in "os"}:
+            raise ClozeError(f"cloze {text!r}: slot {slot} is both given and asked")
+        _need_foretold(pattern, slot, text)
+
+
+_CHECKS = {
+    "state": _check_state,
+    "observation": _check_state,
+    "actions": _check_actions,
+    "policy": _check_policy,
+    "reward": _check_event,
+    "termination": _check_event,
+    "budget": _check_budget,
+    "order": _check_order,
+}

@@ -1,4 +1,7 @@
-"""Cloze samples: a pattern applied to a window of a trajectory, written out as images, a question and an answer."""
+"""A cloze test, and what it is made of: windows of trajectories, counterfactual branches, states after plans.
+
+Building one from a pattern is the business of ``build``, saying what is right that of ``truth`` and ``scoring``.
+"""
 
 from __future__ import annotations
 
@@ -9,9 +12,15 @@ from functools import lru_cache
 from vagen.cloze.grammar import ClozeError, Pattern, Slot
 from vagen.mdp import Trajectory
 from worlds import Snapshot, World, make
-from worlds.text import Representation, write_actions, write_facts
+from worlds.text import Representation
 
 YES, NO = "yes", "no"
+IMPOSSIBLE = "impossible"
+LABELS = "ABCDEFGH"  # of options and of shuffled things
+
+
+class UnaskableError(ClozeError):
+    """A cloze that fits the world, and this window does not allow it; another window may."""
 
 
 @lru_cache(maxsize=64)
@@ -29,6 +38,9 @@ class Sample:
         pattern: what is given and asked.
         window: the transitions it is about; slot times count from its start.
         representation: how states are written.
+        branch: what happens where the primed actions are taken instead; ``None`` without primed slots. As long as the
+            window, and the same up to the fork.
+        order: for shuffled groups, which of the asked slots (0, 1, … in order of time) is shown as A, B, …
         images: snapshots whose renderings are shown, in order.
         question: the text that follows the images.
         answer: one right answer, in canonical form (there may be others: see ``scoring``).
@@ -38,48 +50,42 @@ class Sample:
     pattern: Pattern
     window: Trajectory
     representation: Representation
-    images: tuple[Snapshot, ...]
-    question: str
-    answer: str
+    branch: Trajectory | None = None
+    order: tuple[int, ...] = ()
+    images: tuple[Snapshot, ...] = ()
+    question: str = ""
+    answer: str = ""
 
     @property
     def world(self) -> World:
         return simulator(self.window.world)
 
+    def trajectory(self, primed: bool) -> Trajectory:
+        """The window, or the counterfactual branch."""
+        if not primed:
+            return self.window
+        assert self.branch is not None, "a pattern with primed slots has a branch"
+        return self.branch
 
-def build(
-    name: str, pattern: Pattern, window: Trajectory, representation: Representation, with_answer: bool = True
-) -> Sample:
-    """Apply a pattern to a window of at least ``pattern.length`` transitions.
+    def snapshot(self, slot: Slot) -> Snapshot:
+        """The state at a slot's time."""
+        return self.trajectory(slot.primed).snapshots[slot.time]
 
-    Args:
-        with_answer: off to only ask, as an agent does in a state whose answer nobody knows; ``answer`` is then "".
-
-    Raises:
-        ClozeError: the window is too short, the world does not determine the answer, or an optimal action is asked
-            where there is none.
-    """
-    if len(window) < pattern.length:
-        raise ClozeError(f"cloze {name!r} needs {pattern.length} transitions, the window has {len(window)}")
-    check_answerable(name, pattern, simulator(window.world))
-    return Sample(
-        name,
-        pattern,
-        window,
-        representation,
-        images=tuple(window.snapshots[slot.time] for slot in pattern.images),
-        question=_question(pattern, window, representation),
-        answer=_answer(pattern, window, representation) if with_answer else "",
-    )
+    def action(self, slot: Slot) -> int:
+        return self.trajectory(slot.primed).actions[slot.time]
 
 
-def check_answerable(name: str, pattern: Pattern, world: World) -> None:
-    """Refuse what a world's visible facts do not determine: accuracy would measure luck."""
-    asked = pattern.asked[0]
-    if pattern.task == "reward" and not world.visible_reward:
-        raise ClozeError(f"cloze {name!r}: slot {asked}: in {world.id} the reward depends on what cannot be seen")
-    if not world.deterministic and (pattern.dynamics or pattern.task == "policy"):
-        raise ClozeError(f"cloze {name!r}: slot {asked}: {world.id} is random, which this version cannot score")
+def write_labels(numbers: Iterable[int]) -> str:
+    """Options or an order as text: ``B A C``."""
+    return " ".join(LABELS[number] for number in numbers)
+
+
+def read_labels(text: str, options: int) -> tuple[int, ...] | None:
+    """The labels that ``text`` lists, or ``None`` where a word is not one of the first ``options`` labels."""
+    words = text.replace(",", " ").split()
+    if not words or any(len(word) != 1 or word not in LABELS[:options] for word in words):
+        return None
+    return tuple(LABELS.index(word) for word in words)
 
 
 def window_at(trajectory: Trajectory, start: int, length: int) -> Trajectory:
@@ -123,79 +129,41 @@ def imagined(window: Trajectory, actions: Iterable[int] | None = None) -> Iterat
         )
 
 
-def describe_notation(world: World, representation: Representation) -> str:
-    """What a model that has never seen a cloze must be told besides the world's rules."""
-    return (
-        "An image at time t shows the world before action t; action t leads to time t + 1. "
-        f"Actions: {', '.join(world.actions)}. {_STATE_FORMATS[representation]} "
-        "Answer with what is asked and nothing else."
+def counterfactual(window: Trajectory, actions: Sequence[int]) -> Trajectory:
+    """What happens from the window's first state where ``actions`` are taken instead.
+
+    Raises:
+        UnaskableError: the world ends before all are taken.
+    """
+    world = simulator(window.world)
+    world.restore(window.snapshots[0])
+    snapshots, rewards = [window.snapshots[0]], []
+    terminated = truncated = success = False
+    for action in actions:
+        if terminated:
+            raise UnaskableError("the counterfactual branch ends before its last action")
+        _, reward, terminated, truncated, info = world.step(action)  # type: ignore[arg-type]
+        snapshots.append(world.state().snapshot)
+        rewards.append(float(reward))
+        success = bool(info["success"])
+    return replace(
+        window,
+        snapshots=tuple(snapshots),
+        actions=tuple(actions),
+        rewards=tuple(rewards),
+        terminated=terminated,
+        truncated=truncated,
+        success=success,
     )
-
-
-_STATE_FORMATS: dict[Representation, str] = {
-    "natural": "A state is written 'kind x y detail, x y; kind x y', kinds in their usual order, things row by row.",
-    "json": 'A state is written as JSON: {"kind": [[x, y, "detail"], ...], ...}.',
-    "grid": "A state is written as one line per row and one word per cell.",
-}
-
-
-def _question(pattern: Pattern, window: Trajectory, representation: Representation) -> str:
-    parts = []
-    times = [slot.time for slot in pattern.images]
-    if times and times != list(range(len(times))):
-        parts.append(f"images {' '.join(map(str, times))}")
-    parts += [
-        f"{_NOUNS[slot.kind]} {slot.time}: {_value(slot, window, representation)}"
-        for slot in pattern.given
-        if slot.kind != "o"
-    ]
-    noun = "best action" if pattern.task == "policy" else _NOUNS[pattern.asked[0].kind]
-    parts.append(f"{noun} {' '.join(str(slot.time) for slot in pattern.asked)}?")
-    return ". ".join(parts)
-
-
-_NOUNS = {"s": "state", "a": "action", "r": "reward", "d": "end"}
-
-
-def _value(slot: Slot, window: Trajectory, representation: Representation) -> str:
-    world = simulator(window.world)
-    match slot.kind:
-        case "s":
-            return write_facts(world.facts(window.snapshots[slot.time]), world.schema, representation)
-        case "a":
-            return write_actions([window.actions[slot.time]], world.actions)
-        case "r":
-            return write_reward(window.rewards[slot.time])
-        case _:
-            return YES if window.transition(slot.time).terminated else NO
-
-
-def _answer(pattern: Pattern, window: Trajectory, representation: Representation) -> str:
-    world = simulator(window.world)
-    if pattern.task == "policy":
-        best = world.optimal_actions(window.snapshots[pattern.asked[0].time])
-        if not best:
-            raise ClozeError(
-                f"slot {pattern.asked[0]}: no action is optimal here, the goal is reached or out of reach"
-            )
-        return write_actions([best[0]], world.actions)
-    if pattern.task == "actions":
-        return write_actions([window.actions[slot.time] for slot in pattern.asked], world.actions)
-    return _value(pattern.asked[0], window, representation)
-
-
-def write_reward(reward: float) -> str:
-    """A reward as it is asked and answered: two decimals, no trailing zeros."""
-    return f"{reward:.2f}".rstrip("0").rstrip(".")
 
 
 def execute(world: World, snapshot: Snapshot, actions: Sequence[int]) -> list[Snapshot] | None:
     """The states after each of ``actions``, from ``snapshot``; ``None`` if the world ends before all are taken."""
     world.restore(snapshot)
     states = []
-    for number, action in enumerate(actions):
-        _, _, terminated, _, _ = world.step(action)  # type: ignore[arg-type]
-        if terminated and number < len(actions) - 1:
+    for action in actions:
+        if world.terminated:
             return None
+        world.step(action)  # type: ignore[arg-type]
         states.append(world.state().snapshot)
     return states

@@ -1,19 +1,21 @@
 """Exact scores of answers, computed from the simulator; never by a judge, never by string overlap.
 
 An answer that does not parse is wrong. Where several answers are right, every one of them counts: an action whose
-visible outcome is the same, another optimal action, a plan that also arrives.
+visible outcome is the same, another optimal action, a plan that also arrives, another state that leads to what is
+shown, another order of things that look the same.
 """
 
 from __future__ import annotations
 
+from collections.abc import Hashable
 from dataclasses import dataclass
-from itertools import product
+from itertools import permutations, product
+from math import factorial
 
-from vagen.cloze.sample import NO, YES, Sample, execute
+from vagen.cloze.sample import IMPOSSIBLE, NO, YES, Sample, read_labels
+from vagen.cloze.truth import PLANS_TRIED, agrees, arrives, is_order, optimal_actions, true_facts
 from worlds import Facts
 from worlds.text import read_actions, read_facts
-
-PLANS_TRIED = 4096  # beyond so many possible plans, equivalence sets are not enumerated
 
 
 @dataclass(frozen=True)
@@ -34,6 +36,9 @@ class Score:
 
 def score(sample: Sample, answer: str) -> Score:
     """Score a free-form answer to a sample."""
+    if sample.pattern.choices:
+        chosen = read_labels(answer, sample.pattern.choices)
+        return Score(answer.strip() == sample.answer, chosen is not None and len(chosen) == 1, {})
     match sample.pattern.task:
         case "state":
             return _score_state(sample, answer)
@@ -41,34 +46,54 @@ def score(sample: Sample, answer: str) -> Score:
             return _score_actions(sample, answer)
         case "policy":
             chosen = read_actions(answer, sample.world.actions)
-            best = sample.world.optimal_actions(sample.window.snapshots[sample.pattern.asked[0].time])
-            return Score(chosen is not None and len(chosen) == 1 and chosen[0] in best, chosen is not None, {})
+            right = chosen is not None and len(chosen) == 1 and chosen[0] in optimal_actions(sample)
+            return Score(right, chosen is not None, {})
+        case "order":
+            order = read_labels(answer, len(sample.pattern.asked))
+            return Score(order is not None and is_order(sample, order), order is not None, {})
         case "reward":
             return _score_reward(sample, answer)
+        case "budget":
+            text = answer.strip()
+            parsed = text == IMPOSSIBLE or (text.isascii() and text.isdigit() and len(text) < 9)
+            return Score(parsed and (text.lstrip("0") or "0") == sample.answer, parsed, {})
         case _:
             return Score(answer.strip() == sample.answer, answer.strip() in (YES, NO), {})
 
 
-def true_facts(sample: Sample) -> Facts:
-    """The facts a state cloze asks for."""
-    return sample.world.facts(sample.window.snapshots[sample.pattern.asked[0].time])
+def accepted_answers(sample: Sample) -> frozenset[Hashable]:
+    """Every right answer, for tasks with few possible ones; of states only the true one.
 
-
-def accepted_plans(sample: Sample) -> frozenset[tuple[int, ...]]:
-    """The equivalence set of a cloze that asks for actions: every sequence of as many actions that is right.
-
-    Tries all of them, so it is meant for short plans; see :data:`PLANS_TRIED`.
+    Tries all plans and orders, so it is meant for short ones; see :func:`answer_count`.
     """
+    asked = sample.pattern.asked
     actions = range(len(sample.world.actions))
-    if sample.pattern.task == "policy":
-        best = sample.world.optimal_actions(sample.window.snapshots[sample.pattern.asked[0].time])
-        return frozenset((action,) for action in best)
-    return frozenset(plan for plan in product(actions, repeat=len(sample.pattern.asked)) if _arrives(sample, plan))
+    match "choice" if sample.pattern.choices else sample.pattern.task:
+        case "actions":
+            return frozenset(plan for plan in product(actions, repeat=len(asked)) if arrives(sample, plan))
+        case "policy":
+            return frozenset((action,) for action in optimal_actions(sample))
+        case "order":
+            return frozenset(order for order in permutations(range(len(asked))) if is_order(sample, order))
+        case _:
+            return frozenset([sample.answer])
 
 
-def plan_count(sample: Sample) -> int:
-    """How many sequences of actions could be answered."""
-    return len(sample.world.actions) ** len(sample.pattern.asked)
+def answer_count(sample: Sample) -> int | None:
+    """How many answers could be given, where they can be counted; ``None`` for states, rewards and the like."""
+    pattern = sample.pattern
+    if pattern.choices:
+        return pattern.choices
+    if pattern.task == "order":
+        return factorial(len(pattern.asked))
+    if pattern.task in ("actions", "policy"):
+        return len(sample.world.actions) ** len(pattern.asked)
+    return None
+
+
+def can_enumerate(sample: Sample) -> bool:
+    """Whether :func:`accepted_answers` is quick enough to be asked."""
+    return (answer_count(sample) or 1) <= PLANS_TRIED
 
 
 def field_f1(truth: Facts, answer: Facts) -> dict[str, float]:
@@ -86,7 +111,7 @@ def _score_state(sample: Sample, answer: str) -> Score:
     facts = read_facts(answer, sample.world.schema, sample.representation)
     if facts is None:
         return Score(False, False, dict.fromkeys((thing.kind for thing in truth.things), 0.0))
-    return Score(facts == truth, True, field_f1(truth, facts))
+    return Score(agrees(sample, facts), True, field_f1(truth, facts))
 
 
 def _score_actions(sample: Sample, answer: str) -> Score:
@@ -95,20 +120,7 @@ def _score_actions(sample: Sample, answer: str) -> Score:
         return Score(False, False, {})
     if len(actions) != len(sample.pattern.asked):
         return Score(False, True, {})
-    return Score(_arrives(sample, actions), True, {})
-
-
-def _arrives(sample: Sample, actions: tuple[int, ...]) -> bool:
-    """Whether ``actions`` in place of the asked ones lead to states that look like all those shown."""
-    first, last = sample.pattern.asked[0].time, sample.pattern.asked[-1].time
-    snapshots, world = sample.window.snapshots, sample.world
-    if actions == sample.window.actions[first : last + 1]:
-        return True
-    states = execute(world, snapshots[first], actions)
-    shown = [slot.time for slot in sample.pattern.given if slot.kind in "os" and first < slot.time <= last + 1]
-    return states is not None and all(
-        world.facts(states[time - first - 1]) == world.facts(snapshots[time]) for time in shown
-    )
+    return Score(arrives(sample, actions), True, {})
 
 
 def _score_reward(sample: Sample, answer: str) -> Score:

@@ -8,7 +8,8 @@ from collections.abc import Hashable, Sequence
 from dataclasses import dataclass
 
 from vagen.cloze.sample import Sample
-from vagen.cloze.scoring import PLANS_TRIED, accepted_plans, plan_count, true_facts
+from vagen.cloze.scoring import accepted_answers, answer_count, can_enumerate
+from vagen.cloze.truth import agrees
 
 Z95 = 1.959963984540054  # two-sided 95 % quantile of the normal distribution
 
@@ -46,7 +47,7 @@ def majority_floor(samples: Sequence[Sample]) -> Proportion | None:
     It is chosen on the very samples it is measured on, so it is an upper bound of what ignoring the image can reach.
     ``None`` for clozes without images, whose text is all there is, and for plans too long to enumerate.
     """
-    if not samples[0].pattern.images or _too_many_plans(samples[0]):
+    if not samples[0].pattern.shows_images or not can_enumerate(samples[0]):
         return None
     groups: defaultdict[str, list[Sample]] = defaultdict(list)
     for sample in samples:
@@ -56,34 +57,52 @@ def majority_floor(samples: Sequence[Sample]) -> Proportion | None:
 
 
 def random_floor(samples: Sequence[Sample]) -> Proportion | None:
-    """A uniformly drawn valid answer: any sequence of actions, or else the truth of another sample.
+    """A uniformly drawn valid answer: any sequence of actions, order or option, or else the truth of another sample.
 
     ``None`` for plans too long to enumerate.
     """
-    if _too_many_plans(samples[0]):
+    if not can_enumerate(samples[0]):
         return None
     n = len(samples)
-    if _asks_actions(samples[0]):
-        return wilson(sum(len(accepted_plans(sample)) / plan_count(sample) for sample in samples), n)
+    if answer_count(samples[0]) is not None:
+        return wilson(sum(len(accepted_answers(sample)) / (answer_count(sample) or 1) for sample in samples), n)
     pairs = sum(count * (count - 1) for count in _answer_counts(samples).values())
     return wilson(pairs / max(1, n - 1), n)
 
 
 def copy_floor(samples: Sequence[Sample]) -> Proportion | None:
-    """Answering the last state shown, as if nothing had changed; ``None`` if the cloze asks for no later state."""
+    """Answering the state shown nearest to the asked one, as if nothing had changed.
+
+    ``None`` if the cloze asks for no state at another time than those shown.
+    """
     pattern = samples[0].pattern
-    if pattern.task != "state" or pattern.horizon == 0:
+    if pattern.task != "state" or pattern.choices or pattern.horizon == 0:
         return None
-    asked = pattern.asked[0].time
-    anchor = asked - pattern.horizon
-    hits = sum(s.world.facts(s.window.snapshots[anchor]) == true_facts(s) for s in samples)
+    hits = sum(agrees(s, s.world.belief([s.snapshot(pattern.anchor)], s.snapshot(pattern.anchor))) for s in samples)
     return wilson(hits, len(samples))
 
 
 def ceiling(samples: Sequence[Sample]) -> float | None:
-    """What a perfect predictor can reach: 1 where the facts shown determine the answer, else unknown (``None``)."""
-    world = samples[0].world
-    return 1.0 if world.deterministic and world.fully_visible else None
+    """What a perfect predictor can reach: 1 where what is shown determines the answer, ``None`` where that is unknown.
+
+    In a random world it is the mean chance of the likeliest outcome. Answers about states of partial views are what
+    can be known of them, and so determined.
+    """
+    first = samples[0]
+    if not first.world.deterministic and first.pattern.dynamics:
+        return sum(_likeliest(sample) for sample in samples) / len(samples)
+    determined = first.world.fully_visible or (first.pattern.task == "state" and not first.pattern.choices)
+    return 1.0 if determined else None
+
+
+def _likeliest(sample: Sample) -> float:
+    """The chance of the likeliest visible outcome of the last given action."""
+    [asked] = sample.pattern.asked
+    before, action = sample.window.snapshots[asked.time - 1], sample.window.actions[asked.time - 1]
+    chances: Counter[Hashable] = Counter()
+    for chance, snapshot in sample.world.outcomes(before, action):
+        chances[sample.world.facts(snapshot)] += chance  # type: ignore[assignment]
+    return float(max(chances.values()))
 
 
 def skill(accuracy: float, floors: Sequence[float], top: float | None) -> float | None:
@@ -94,17 +113,9 @@ def skill(accuracy: float, floors: Sequence[float], top: float | None) -> float 
     return (accuracy - best) / (top - best)
 
 
-def _asks_actions(sample: Sample) -> bool:
-    return sample.pattern.task in ("actions", "policy")
-
-
-def _too_many_plans(sample: Sample) -> bool:
-    return _asks_actions(sample) and plan_count(sample) > PLANS_TRIED
-
-
 def _answer_counts(samples: Sequence[Sample]) -> Counter[Hashable]:
     """How many of the samples each answer would be right for."""
     counts: Counter[Hashable] = Counter()
     for sample in samples:
-        counts.update(accepted_plans(sample) if _asks_actions(sample) else [sample.answer])
+        counts.update(accepted_answers(sample))
     return counts

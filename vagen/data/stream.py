@@ -6,17 +6,18 @@ Group ``n`` is the same whoever asks for it, on whatever rank or worker, before 
 
 from __future__ import annotations
 
-from collections import OrderedDict, defaultdict
+from collections import OrderedDict
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from itertools import pairwise
 from pathlib import Path
 from typing import TypeVar
 
 import numpy as np
 
+from vagen.cloze.build import build, check_answerable
 from vagen.cloze.grammar import Pattern, named
-from vagen.cloze.sample import Sample, build, check_answerable, imagined, simulator, window_at
+from vagen.cloze.sample import Sample, UnaskableError, imagined, simulator, window_at
+from vagen.cloze.windows import Strata, choose_start
 from vagen.config import Clozes
 from vagen.data.shards import DataError, read_manifest, read_shard
 from vagen.mdp import Trajectory
@@ -25,7 +26,6 @@ K = TypeVar("K")
 T = TypeVar("T")
 KEPT = 2  # shards, and orders of epochs, a store keeps in memory
 GROUP_TRIES = 100  # trajectories tried before it is said that no cloze fits any of them
-IDLE_SHARE = 0.1  # of windows whose first transition changes nothing that can be seen
 
 
 @dataclass(frozen=True)
@@ -113,6 +113,7 @@ class ClozeStream:
         self._first = {name: round(clozes.begin.get(name, 0) * length) for name in self.patterns}
         if min(self._first.values()) > 0:
             raise DataError("clozes.begin leaves nothing to ask at the start: let one cloze begin at 0")
+        self._strata = Strata(clozes.sampling.idle, clozes.sampling.balance)
         self._shortest = min(max(1, pattern.length) for pattern in self.patterns.values())
         shares = shares or {}
         if unknown := set(shares) - set(self.worlds):
@@ -144,17 +145,23 @@ class ClozeStream:
 
     def _group_of(self, trajectory: Trajectory, number: int, generator: np.random.Generator) -> Group | None:
         """A group about a random window of a trajectory; ``None`` if no cloze fits it."""
-        last = len(trajectory) - self._shortest
-        if last < 0:
+        start = choose_start(trajectory, range(len(trajectory) - self._shortest + 1), self._strata, generator)
+        if start is None:
             return None
-        start = _choose_start(trajectory, last, generator)
         pairs = [
-            (build(name, pattern, window, self.clozes.representation), self.clozes.weights[name])
+            (sample, self.clozes.weights[name])
             for name, pattern in self.patterns.items()
             if number >= self._first[name]
             for window in self._windows(pattern, trajectory, start, generator)
+            if (sample := self._sample(name, pattern, window)) is not None
         ]
         return Group(tuple(sample for sample, _ in pairs), tuple(weight for _, weight in pairs)) if pairs else None
+
+    def _sample(self, name: str, pattern: Pattern, window: Trajectory) -> Sample | None:
+        try:
+            return build(name, pattern, window, self.clozes.representation)
+        except UnaskableError:
+            return None
 
     def share(self, step: int, rows: int, rank: int, ranks: int) -> list[Group]:
         """The groups of one step that fall to one rank; their union over ranks does not depend on ``ranks``."""
@@ -167,33 +174,15 @@ class ClozeStream:
         if start + pattern.length > len(trajectory):
             return ()
         window = window_at(trajectory, start, pattern.length)
-        if pattern.task == "policy":
-            world = simulator(window.world)
-            return (window,) if world.optimal_actions(window.snapshots[pattern.asked[0].time]) else ()
-        if not (self.clozes.imagined and pattern.dynamics):
+        if not (self.clozes.imagined and pattern.dynamics) or pattern.task == "order" or pattern.choices:
             return (window,)
+        world = simulator(window.world)
         if pattern.task != "actions":
-            others = [a for a in range(len(simulator(window.world).actions)) if a != window.actions[-1]]
+            others = [a for a in range(len(world.actions)) if a != window.actions[-1]]
             chosen = generator.permutation(others)[: self.clozes.imagined]
             return tuple(imagined(window, [window.actions[-1], *map(int, chosen)]))
+        if pattern.asked[-1].time < pattern.length - 1:
+            return (window,)
         # Only outcomes that can be seen tell which action it was.
-        facts = simulator(window.world).facts
-        telling = tuple(w for w in imagined(window) if facts(w.snapshots[-1]) != facts(w.snapshots[-2]))
+        telling = tuple(w for w in imagined(window) if world.facts(w.snapshots[-1]) != world.facts(w.snapshots[-2]))
         return telling or (window,)
-
-
-def _choose_start(trajectory: Trajectory, last: int, generator: np.random.Generator) -> int:
-    """A transition of the trajectory, none after ``last``, drawn so that rare events are not rare.
-
-    Transitions are grouped by the kinds of things they change (only the agent; agent and box; nothing …). A group is
-    drawn first, then a transition of it; the group that changes nothing is drawn one time in ten at most.
-    """
-    facts = [simulator(trajectory.world).facts(snapshot) for snapshot in trajectory.snapshots[: last + 2]]
-    groups: defaultdict[tuple[str, ...], list[int]] = defaultdict(list)
-    for start, (before, after) in enumerate(pairwise(facts)):
-        groups[tuple(sorted({thing.kind for thing in before.things ^ after.things}))].append(start)
-    idle = groups.pop((), [])
-    if idle and (not groups or generator.random() < IDLE_SHARE):
-        return int(generator.choice(idle))
-    kinds = sorted(groups)
-    return int(generator.choice(groups[kinds[generator.integers(len(kinds))]]))

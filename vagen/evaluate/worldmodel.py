@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass
 from importlib.metadata import version
@@ -11,10 +12,12 @@ from typing import Any
 import numpy as np
 
 import vagen
+from vagen.cloze.build import build, check_answerable
 from vagen.cloze.grammar import Pattern, named
-from vagen.cloze.sample import Sample, build, simulator, window_at
+from vagen.cloze.sample import Sample, UnaskableError, simulator, window_at
 from vagen.cloze.scoring import Score, score
 from vagen.cloze.statistics import Proportion, ceiling, copy_floor, majority_floor, random_floor, skill, wilson
+from vagen.cloze.windows import Event, Strata, choose_window, events
 from vagen.data.shards import read_trajectories
 from vagen.mdp import Trajectory
 from vagen.policy.batches import draw
@@ -24,11 +27,12 @@ from vagen.progress import Progress
 from vagen.rollout.agents import MixtureAgent
 from vagen.rollout.collect import episode_seeds
 from vagen.rollout.episodes import play
-from worlds import Facts, Split, World, WorldError
+from worlds import Facts, Split, WorldError
 from worlds.text import Representation
 
-EFFECTIVE_SHARE = 0.8  # dynamics clozes: chance to insist on a first transition that changes what can be seen
+STRATA = Strata(idle=0.1, balance=False)
 EPISODE_STEPS = 12  # episodes are played this long to draw windows from
+WINDOW_TRIES = 4  # windows of one episode that are tried before the next
 EXAMPLES = 4  # samples per row kept in the card, for people to look at
 
 
@@ -50,6 +54,7 @@ class Row:
         field_f1: mean F1 per kind of thing, for state answers.
         parsed: share of answers that could be read.
         effective: share of samples whose window changes what can be seen; None for clozes about one moment.
+        events: share of samples by the kinds of things their first transition changes, as in "agent box".
         seen_in_training: share of samples whose first transition also occurs in the training shards; None if unknown.
         outcomes: "1" for each sample answered rightly and "0" for each other, in order: what `vagen compare` pairs.
         examples: a few samples with their answers.
@@ -72,6 +77,7 @@ class Row:
     field_f1: dict[str, float]
     parsed: float
     effective: float | None
+    events: dict[str, float]
     seen_in_training: float | None
     outcomes: str
     examples: list[dict[str, Any]]
@@ -86,12 +92,14 @@ def evaluate(
     split: Split = "test",
     batch: int = 128,
     training_shards: Sequence[Path] = (),
+    strata: Strata = STRATA,
 ) -> dict[str, Any]:
     """The report card of a policy.
 
     Args:
         n: samples per world and cloze.
         seed: decides the samples; equal seeds give every model the same questions.
+        strata: which windows are asked about.
         training_shards: folders the model was trained on, to report how much of the test they contain.
 
     Raises:
@@ -105,7 +113,8 @@ def evaluate(
     with Progress(2 * n * len(worlds) * len(patterns), "evaluate", "answers") as progress:
         for world in worlds:
             for cloze, pattern in patterns.items():
-                samples = draw_samples(world, cloze, pattern, n, seed, split, chat.policy.format.representation)
+                form = chat.policy.format.representation
+                samples = draw_samples(world, cloze, pattern, n, seed, split, form, strata)
                 rows.append(_row(chat, samples, seed, batch, seen, progress))
     return {
         "rows": [asdict(row) for row in rows],
@@ -134,36 +143,52 @@ def summary(card: dict[str, Any]) -> str:
 
 
 def draw_samples(
-    world: str, cloze: str, pattern: Pattern, n: int, seed: int, split: Split, representation: Representation
+    world: str,
+    cloze: str,
+    pattern: Pattern,
+    n: int,
+    seed: int,
+    split: Split,
+    representation: Representation,
+    strata: Strata = STRATA,
 ) -> list[Sample]:
     """``n`` samples, each from an episode of its own, as a function of the arguments alone."""
     generator = np.random.default_rng([seed, 2])
+    check_answerable(cloze, pattern, simulator(world))
     samples = []
     for episode in _episodes(world, n, seed, split):
-        start = _choose_window(simulator(world), episode, pattern, generator)
-        if start is not None:
-            samples.append(build(cloze, pattern, window_at(episode, start, max(1, pattern.length)), representation))
+        if (sample := _sample(episode, cloze, pattern, representation, strata, generator)) is not None:
+            samples.append(sample)
         if len(samples) == n:
             return samples
     raise WorldError(f"world {world!r}: only {len(samples)} of {n} samples of {cloze!r} found; ask for fewer")
+
+
+def _sample(
+    episode: Trajectory,
+    cloze: str,
+    pattern: Pattern,
+    representation: Representation,
+    strata: Strata,
+    generator: np.random.Generator,
+) -> Sample | None:
+    """A sample about an episode; ``None`` where a few tries find none (it is too short, nothing is left to do …)."""
+    for _ in range(WINDOW_TRIES):
+        start = choose_window(episode, pattern, strata, generator)
+        if start is None:
+            return None
+        window = window_at(episode, start, max(1, pattern.length))
+        try:
+            return build(cloze, pattern, window, representation)
+        except UnaskableError:
+            continue
+    return None
 
 
 def _episodes(world: str, n: int, seed: int, split: Split) -> Iterator[Trajectory]:
     """Enough episodes to draw ``n`` windows from, though some are too short."""
     seeds = episode_seeds(seed, world, f"evaluate-{split}", 6 * n)
     return play(world, MixtureAgent(0.5), seeds, split, EPISODE_STEPS)
-
-
-def _choose_window(world: World, episode: Trajectory, pattern: Pattern, generator: np.random.Generator) -> int | None:
-    """Where in an episode to ask; ``None`` if nowhere."""
-    starts = np.arange(len(episode) - max(1, pattern.length) + 1)
-    if pattern.task == "policy":
-        moment = pattern.asked[0].time
-        starts = np.array([s for s in starts if world.optimal_actions(episode.snapshots[s + moment])], dtype=int)
-    elif pattern.dynamics and generator.random() < EFFECTIVE_SHARE:
-        changing = [s for s in starts if world.facts(episode.snapshots[s]) != world.facts(episode.snapshots[s + 1])]
-        starts = np.array(changing, dtype=int)
-    return int(generator.choice(starts)) if len(starts) else None
 
 
 def _row(
@@ -179,7 +204,7 @@ def _row(
     answers = _answers(chat, samples, pictures, batch, progress)
     scores = [score(sample, answer) for sample, answer in zip(samples, answers, strict=True)]
     accuracy = _share([s.correct for s in scores])
-    shuffled = _shuffled_image_floor(chat, samples, pictures, seed, batch, progress) if pattern.images else None
+    shuffled = _shuffled_image_floor(chat, samples, pictures, seed, batch, progress) if pattern.shows_images else None
     floors = {
         "majority": majority_floor(samples),
         "copy": copy_floor(samples),
@@ -192,7 +217,7 @@ def _row(
         world=samples[0].window.world,
         cloze=samples[0].name,
         pattern=str(pattern),
-        input="image" if pattern.images else "text",
+        input="image" if pattern.shows_images else "text",
         representation=samples[0].representation,
         horizon=pattern.horizon,
         n=len(samples),
@@ -206,6 +231,7 @@ def _row(
         field_f1=_mean_f1(scores),
         parsed=float(np.mean([s.parsed for s in scores])),
         effective=float(np.mean(changes)) if pattern.dynamics else None,
+        events=_event_shares(samples),
         seen_in_training=None if seen is None else float(np.mean([_first_transition(s) in seen for s in samples])),
         outcomes="".join("1" if s.correct else "0" for s in scores),
         examples=[
@@ -256,6 +282,11 @@ def _share(correct: Sequence[bool]) -> Proportion:
 def _mean_f1(scores: Sequence[Score]) -> dict[str, float]:
     kinds = sorted({kind for s in scores for kind in s.field_f1})
     return {kind: float(np.mean([s.field_f1[kind] for s in scores if kind in s.field_f1])) for kind in kinds}
+
+
+def _event_shares(samples: Sequence[Sample]) -> dict[str, float]:
+    counts: Counter[Event] = Counter(events(sample.window)[0] for sample in samples)
+    return {" ".join(kinds): count / len(samples) for kinds, count in sorted(counts.items())}
 
 
 def _changes(sample: Sample) -> bool:

@@ -8,8 +8,9 @@ from collections.abc import Iterable, Sequence
 import numpy as np
 from numpy.typing import NDArray
 
+from vagen.cloze.build import build
 from vagen.cloze.grammar import named
-from vagen.cloze.sample import Sample, build, simulator, window_at
+from vagen.cloze.sample import Sample, simulator, window_at
 from vagen.data.stream import ClozeStream, Group
 from vagen.policy.chat import Chat, Encoded, Picture
 from vagen.policy.packing import Batch, Row, collate, pack

@@ -17,7 +17,8 @@ import torch
 from numpy.typing import NDArray
 from PIL import Image
 
-from vagen.cloze.sample import Sample, describe_notation
+from vagen.cloze.build import describe_notation
+from vagen.cloze.sample import Sample
 from vagen.data.stream import recall
 from vagen.policy.policy import ModelError, Policy
 from worlds import Frame

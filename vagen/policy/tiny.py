@@ -22,7 +22,7 @@ from transformers import (
     Qwen3VLForConditionalGeneration,
 )
 
-from vagen.cloze.sample import NO, YES
+from vagen.cloze.sample import IMPOSSIBLE, LABELS, NO, YES
 from vagen.config import Tiny
 from vagen.policy.processors import ImageOnlyQwen3VLProcessor
 from worlds import make
@@ -33,6 +33,20 @@ CONTEXT = 4096  # longest sequence in tokens
 # A word with the space and the marks before it (glyphs such as ">G" are one), a single digit (numbers are never
 # merged), a run of marks, or a single white space.
 _PIECES = r" ?[^\sA-Za-z0-9]*[A-Za-z]+| ?[0-9]| ?[^\sA-Za-z0-9]+|\s"
+
+_QUESTION_WORDS = (
+    "state",
+    "action",
+    "best",
+    "reward",
+    "end",
+    "steps",
+    "image",
+    "images",
+    "order",
+    "mission",
+    "holding",
+)
 
 _TEMPLATE = (
     "{% for message in messages %}<|{{ message['role'] }}|>"
@@ -76,9 +90,7 @@ def _spread_positions(model: PreTrainedModel, std: float) -> None:
 
 def words(worlds: Iterable[str]) -> list[str]:
     """Everything clozes about ``worlds`` are written with, in a fixed order."""
-    found: dict[str, None] = dict.fromkeys(
-        [*"0123456789", "state", "action", "best", "reward", "end", "images", ":", "?", ".", ",", ";", YES, NO]
-    )
+    found: dict[str, None] = dict.fromkeys([*"0123456789", *_QUESTION_WORDS, *":?.,;'", YES, NO, IMPOSSIBLE, *LABELS])
     for world in map(make, worlds):
         found |= dict.fromkeys(word for action in world.actions for word in action.split())
         found |= dict.fromkeys(world.schema.glyphs.values())

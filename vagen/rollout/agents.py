@@ -7,8 +7,9 @@ from typing import Protocol
 
 import numpy as np
 
+from vagen.cloze.build import build
 from vagen.cloze.grammar import named
-from vagen.cloze.sample import Sample, build
+from vagen.cloze.sample import Sample
 from vagen.mdp import Trajectory
 from vagen.policy.batches import draw
 from vagen.policy.chat import Chat

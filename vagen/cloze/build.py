@@ -1,0 +1,332 @@
+"""Building cloze tests: a pattern applied to a window of a trajectory, written as images, a question and an answer."""
+
+from __future__ import annotations
+
+import json
+import zlib
+from collections.abc import Iterator, Sequence
+from dataclasses import replace
+
+import numpy as np
+
+from vagen.cloze.grammar import ClozeError, Pattern, Slot
+from vagen.cloze.sample import (
+    IMPOSSIBLE,
+    LABELS,
+    NO,
+    YES,
+    Sample,
+    UnaskableError,
+    counterfactual,
+    execute,
+    simulator,
+    write_labels,
+)
+from vagen.cloze.truth import agrees, arrives, optimal_actions, true_facts
+from vagen.mdp import Trajectory
+from worlds import Snapshot, World
+from worlds.text import Representation, write_actions, write_facts
+
+
+def build(
+    name: str, pattern: Pattern, window: Trajectory, representation: Representation, with_answer: bool = True
+) -> Sample:
+    """Apply a pattern to a window of at least ``pattern.length`` transitions.
+
+    What is left to chance (the order of options, the counterfactual action) is a function of the window and the
+    pattern.
+
+    Args:
+        with_answer: off to only ask, as an agent does in a state whose answer nobody knows; ``answer`` is then "".
+
+    Raises:
+        ClozeError: the window is too short, or the world does not determine the answer.
+        UnaskableError: this window does not allow it: no action is optimal, too few different options, an outcome that
+            nobody can foresee, or a branch that ends early.
+    """
+    if len(window) < pattern.length:
+        raise ClozeError(f"cloze {name!r} needs {pattern.length} transitions, the window has {len(window)}")
+    check_answerable(name, pattern, simulator(window.world))
+    sample = Sample(name, pattern, window, representation)
+    if pattern.counterfactual:
+        sample = replace(sample, branch=_branch(sample))
+    if pattern.dynamics:
+        _check_foreseeable(sample)
+    if not with_answer:
+        return _written(sample, [], "")
+    if pattern.task == "order":
+        order = _generator(sample).permutation(len(pattern.asked))
+        sample = replace(sample, order=tuple(map(int, order)))
+        return _written(sample, [], write_labels(np.argsort(order)))
+    if pattern.choices:
+        return _choice(sample)
+    return _written(sample, [], _answer(sample))
+
+
+def check_answerable(name: str, pattern: Pattern, world: World) -> None:
+    """Refuse what a world's visible facts do not determine: accuracy would measure luck.
+
+    Raises:
+        ClozeError: names the slot and the reason.
+    """
+    asked = pattern.asked[0]
+    if pattern.task == "reward" and not world.visible_reward:
+        raise ClozeError(f"cloze {name!r}: slot {asked}: in {world.id} the reward depends on what cannot be seen")
+    solved = [slot for slot in (*pattern.given, asked) if slot.kind == "b" or slot.optimal]
+    if solved and not world.has_solver:
+        raise ClozeError(f"cloze {name!r}: slot {solved[0]}: {world.id} has no solver, which that takes")
+    retrodicts = pattern.task in ("state", "observation") and not pattern.is_foretold(asked)
+    if retrodicts and not world.fully_visible:
+        raise ClozeError(f"cloze {name!r}: slot {asked}: {world.id} is seen in part, and what came before stays open")
+    one_step_ahead = pattern.task == "state" and pattern.horizon == 1 and not (pattern.choices or retrodicts)
+    luckless = pattern.task == "state" and pattern.horizon == 0 and not pattern.choices
+    if not world.deterministic and not luckless and not (one_step_ahead and not pattern.counterfactual):
+        raise ClozeError(
+            f"cloze {name!r}: slot {asked}: {world.id} is random; only states up to one step ahead can be scored"
+        )
+
+
+def _generator(sample: Sample) -> np.random.Generator:
+    """Chance as a function of what the sample is about, the same in every process."""
+    window = sample.window
+    content = [window.world, window.snapshots[0], window.actions, str(sample.pattern)]
+    return np.random.default_rng(zlib.crc32(json.dumps(content, sort_keys=True).encode()))
+
+
+def _branch(sample: Sample) -> Trajectory:
+    """The window with other actions than those taken where actions are primed; with another outcome if one has."""
+    pattern, window, world = sample.pattern, sample.window, sample.world
+    generator = _generator(sample)
+    primed = {slot.time for slot in (*pattern.given, *pattern.asked) if slot.kind == "a" and slot.primed}
+    actions = list(window.actions[: pattern.length])
+    for time in sorted(primed):
+        others = [action for action in range(len(world.actions)) if action != window.actions[time]]
+        if time == pattern.fork:
+            outcome = world.facts(window.snapshots[time + 1])
+            others = [a for a in others if _facts_after(world, window.snapshots[time], a) != outcome] or others
+        actions[time] = int(generator.choice(others))
+    return counterfactual(window, actions)
+
+
+def _facts_after(world: World, snapshot: Snapshot, action: int):
+    states = execute(world, snapshot, [action])
+    return None if states is None else world.facts(states[-1])
+
+
+def _check_foreseeable(sample: Sample) -> None:
+    if not sample.world.deterministic:
+        return
+    for trajectory in (sample.window, sample.branch):
+        if trajectory is None:
+            continue
+        for time in range(sample.pattern.length):
+            if not sample.world.foreseeable(trajectory.snapshots[time], trajectory.actions[time]):
+                raise UnaskableError(f"cloze {sample.name!r}: what action {time} does cannot be known before")
+
+
+# ------------------------------------------------------------------------------------------------------------ choices
+
+
+def _choice(sample: Sample) -> Sample:
+    """Ask to choose the right option among wrong ones, all different."""
+    wrong: list[Snapshot | str] = []
+    for option in _wrong_options(sample):
+        wrong.append(option)
+        if len(wrong) == sample.pattern.choices - 1:
+            break
+    else:
+        raise UnaskableError(f"cloze {sample.name!r}: only {len(wrong)} wrong options differ from each other here")
+    [asked] = sample.pattern.asked
+    right: Snapshot | str = sample.snapshot(asked) if sample.pattern.task == "observation" else _answer(sample)
+    place = int(_generator(sample).integers(sample.pattern.choices))
+    return _written(sample, [*wrong[:place], right, *wrong[place:]], LABELS[place])
+
+
+def _wrong_options(sample: Sample) -> Iterator[Snapshot | str]:
+    """Wrong answers that differ from each other, the most tempting first."""
+    world, task = sample.world, sample.pattern.task
+    generator = _generator(sample)
+    match task:
+        case "state" | "observation":
+            yield from _wrong_states(sample)
+        case "actions" | "policy":
+            best = optimal_actions(sample) if task == "policy" else ()
+            for action in generator.permutation(len(world.actions)).tolist():
+                if not (action in best if task == "policy" else arrives(sample, [action])):
+                    yield write_actions([action], world.actions)
+        case "termination":
+            yield NO if _answer(sample) == YES else YES
+        case "reward":
+            yield from _other_values(sample, [write_reward(r) for r in _rewards(sample)])
+        case _:
+            truth = sample.world.steps_to_go(sample.snapshot(sample.pattern.asked[0]))
+            near = [] if truth is None else [str(truth + d) for d in (1, -1, 2, -2, 3, 4, 5, 6) if truth + d >= 0]
+            yield from _other_values(sample, [*near, IMPOSSIBLE, *map(str, range(1, len(LABELS) + 1))])
+
+
+def _other_values(sample: Sample, values: Sequence[str]) -> Iterator[str]:
+    truth = _answer(sample)
+    yield from (value for value in dict.fromkeys(values) if value != truth)
+
+
+def _rewards(sample: Sample) -> list[float]:
+    """What each action would be paid, and what was paid in the window."""
+    [asked] = sample.pattern.asked
+    world, rewards = sample.world, []
+    for action in range(len(world.actions)):
+        world.restore(sample.snapshot(asked))
+        rewards.append(float(world.step(action)[1]))  # type: ignore[arg-type]
+    return [*rewards, *sample.window.rewards]
+
+
+def _wrong_states(sample: Sample) -> Iterator[Snapshot | str]:
+    """States near the asked one that cannot be it, no two of which show the same."""
+    world = sample.world
+    seen = {true_facts(sample)}
+    for snapshot in _near_states(sample):
+        facts = world.facts(snapshot)
+        if facts in seen or agrees(sample, facts):
+            continue
+        seen.add(facts)
+        observed = sample.pattern.task == "observation"
+        yield snapshot if observed else write_facts(facts, world.schema, sample.representation)
+
+
+def _near_states(sample: Sample) -> Iterator[Snapshot]:
+    """What other actions would have led to, then the other states of the window, then those one step from them."""
+    [asked] = sample.pattern.asked
+    world, trajectory = sample.world, sample.trajectory(asked.primed)
+    generator = _generator(sample)
+    before = [trajectory.snapshots[asked.time - 1]] if asked.time else []
+    around = [*before, trajectory.snapshots[asked.time], *trajectory.snapshots]
+    for number, start in enumerate(around):
+        if number == len(before):
+            yield from trajectory.snapshots
+        for action in generator.permutation(len(world.actions)).tolist():
+            states = execute(world, start, [action])
+            if states is not None:
+                yield states[-1]
+
+
+# --------------------------------------------------------------------------------------------------------------- text
+
+_NOUNS = {"o": "image", "s": "state", "a": "action", "r": "reward", "d": "end", "b": "steps"}
+_BY_MISSION = ("policy", "reward", "termination", "budget")  # what depends on the goal of the episode
+
+
+def describe_notation(world: World, representation: Representation) -> str:
+    """What a model that has never seen a cloze must be told besides the world's rules."""
+    return (
+        "An image at time t shows the world before action t; action t leads to time t + 1; times with ' are about "
+        "what would have been after the action with '. "
+        f"Actions: {', '.join(world.actions)}. {_STATE_FORMATS[representation]} "
+        f"Steps are the fewest to success, or {IMPOSSIBLE}. Options and shuffled things have letters: answer with the "
+        "letter, or with all letters in order of time. "
+        "Answer with what is asked and nothing else."
+    )
+
+
+_STATE_FORMATS: dict[Representation, str] = {
+    "natural": "A state is written 'kind x y detail, x y; kind x y', kinds in their usual order, things row by row.",
+    "json": 'A state is written as JSON: {"kind": [[x, y, "detail"], ...], ...}.',
+    "grid": "A state is written as one line per row and one word per cell.",
+}
+
+
+def _written(sample: Sample, options: Sequence[Snapshot | str], answer: str) -> Sample:
+    """The sample with its images, question and answer."""
+    pattern = sample.pattern
+    shown = [sample.snapshot(slot) for slot in pattern.images]
+    shuffled = [pattern.asked[number] for number in sample.order]
+    if pattern.asked[0].kind == "o":
+        shown += [sample.snapshot(slot) for slot in shuffled]
+        shown += [option for option in options if not isinstance(option, str)]
+    return replace(sample, images=tuple(shown), question=_question(sample, shuffled, options), answer=answer)
+
+
+def _question(sample: Sample, shuffled: Sequence[Slot], options: Sequence[Snapshot | str]) -> str:
+    pattern = sample.pattern
+    labels = LABELS[: len(shuffled) or len(options)]
+    names = [_time(slot) for slot in pattern.images]
+    if pattern.asked[0].kind == "o":
+        names += labels
+    parts = [] if names == [str(time) for time in range(len(names))] else [f"images {' '.join(names)}"]
+    parts += _circumstances(sample)
+    parts += [
+        f"{_NOUNS[slot.kind]} {_time(slot)}: {_value(sample, slot)}" for slot in pattern.given if slot.kind != "o"
+    ]
+    if pattern.asked[0].kind != "o":
+        texts = [_value(sample, slot) for slot in shuffled] or [str(option) for option in options]
+        parts += [f"{label}: {text}" for label, text in zip(labels, texts, strict=True)]
+    return ". ".join([*parts, _asking(pattern, labels)])
+
+
+def _asking(pattern: Pattern, labels: str) -> str:
+    if pattern.task == "order":
+        return f"order {' '.join(labels)}?"
+    noun = "best action" if pattern.task == "policy" else _NOUNS[pattern.asked[0].kind]
+    what = f"{noun} {' '.join(map(_time, pattern.asked))}"
+    return f"{what}: {' '.join(labels)}?" if labels else f"{what}?"
+
+
+def _circumstances(sample: Sample) -> list[str]:
+    """What the images do not show and the answer may depend on."""
+    pattern, world = sample.pattern, sample.world
+    parts = []
+    if pattern.task in _BY_MISSION and (mission := world.mission(sample.window.snapshots[0])):
+        parts.append(f"mission: {mission}")
+    anchors = [slot for slot in pattern.given if slot.kind in "os"]
+    if anchors and (pattern.dynamics or pattern.task in _BY_MISSION):
+        first = min(anchors, key=lambda slot: slot.time)
+        if holding := world.inventory(sample.snapshot(first)):
+            parts.append(f"holding {_time(first)}: {holding}")
+    return parts
+
+
+def _time(slot: Slot) -> str:
+    return f"{slot.time}'" if slot.primed else str(slot.time)
+
+
+def _value(sample: Sample, slot: Slot) -> str:
+    """What fills a slot, as text."""
+    world, trajectory = sample.world, sample.trajectory(slot.primed)
+    match slot.kind:
+        case "s" | "o":
+            return write_facts(world.facts(trajectory.snapshots[slot.time]), world.schema, sample.representation)
+        case "a":
+            return write_actions([trajectory.actions[slot.time]], world.actions)
+        case "r":
+            return write_reward(trajectory.rewards[slot.time])
+        case "b":
+            return write_steps(world.steps_to_go(trajectory.snapshots[slot.time]))
+        case _:
+            return YES if trajectory.transition(slot.time).terminated else NO
+
+
+def _answer(sample: Sample) -> str:
+    """A right answer, where it is written freely."""
+    pattern, world = sample.pattern, sample.world
+    match pattern.task:
+        case "policy":
+            best = optimal_actions(sample)
+            if not best:
+                raise UnaskableError(
+                    f"slot {pattern.asked[0]}: no action is optimal here, the goal is reached or out of reach"
+                )
+            return write_actions([best[0]], world.actions)
+        case "actions":
+            return write_actions([sample.action(slot) for slot in pattern.asked], world.actions)
+        case "state":
+            return write_facts(true_facts(sample), world.schema, sample.representation)
+        case _:
+            return _value(sample, pattern.asked[0])
+
+
+def write_reward(reward: float) -> str:
+    """A reward as it is asked and answered: two decimals, no trailing zeros."""
+    return f"{reward:.2f}".rstrip("0").rstrip(".")
+
+
+def write_steps(steps: int | None) -> str:
+    """Steps to go as they are asked and answered."""
+    return IMPOSSIBLE if steps is None else str(steps)
