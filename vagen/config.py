@@ -59,7 +59,7 @@ class Tiny(Section):
     hidden_size: PositiveInt = 96
     layers: PositiveInt = 3
     expansion: PositiveInt = Field(default=2, description="width of the language model's MLPs over hidden_size")
-    head_size: PositiveInt = 32
+    head_size: PositiveInt = Field(default=16, description="small: many heads find how two images differ sooner")
     vision_hidden_size: PositiveInt = 64
     vision_layers: PositiveInt = 2
     image_size: PositiveInt = Field(default=48, description="pixels per side: boards are never resized")
@@ -67,7 +67,7 @@ class Tiny(Section):
     merge: PositiveInt = Field(
         default=1, description="patches per side that become one image token; 1: a token per tile, learned fastest"
     )
-    vocabulary: PositiveInt = Field(default=640, description="upper bound of the tokenizer's size")
+    vocabulary: PositiveInt = Field(default=768, description="upper bound of the tokenizer's size")
     init_std: float = Field(default=0.1, gt=0, description="at the usual 0.02 a model this small learns nothing")
     position_std: float = Field(
         default=0.5, gt=0, description="initial vision positions, as large as patches: places are learned first"
