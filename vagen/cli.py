@@ -145,6 +145,15 @@ def _parser() -> argparse.ArgumentParser:
     _what_to_ask(verb, n=100, out="agents.json")
     verb.add_argument("--max-steps", type=_positive, default=30)
 
+    verb = _verb(verbs, "check", _check, "check every cloze in every world against the simulator; floors and ceilings")
+    verb.add_argument("--worlds", nargs="+", metavar="WORLD", help="default: all")
+    verb.add_argument("--clozes", nargs="+", metavar="CLOZE", help="names or patterns; default: all that have a name")
+    verb.add_argument("--representations", nargs="+", choices=["natural", "json", "grid"], metavar="FORM")
+    verb.add_argument("--n", type=_positive, default=200, help="samples per world and cloze")
+    verb.add_argument("--seed", type=_natural, default=1)
+    verb.add_argument("--split", choices=["train", "val", "test"], default="test")
+    verb.add_argument("--out", type=Path, default=Path("check.json"), help="where the JSON goes")
+
     verb = _verb(verbs, "compare", _compare, "compare two report cards row by row, with paired tests and a picture")
     verb.add_argument("first", type=Path, metavar="A.json")
     verb.add_argument("second", type=Path, metavar="B.json")
@@ -313,6 +322,29 @@ def _eval_agent(args: argparse.Namespace, _: list[str]) -> int:
         print(f"{row['world']:<22}{row['agent']:<16}{row['success']:>7.3f}  ({interval})", file=sys.stderr)
     print(args.out)
     return 0
+
+
+def _check(args: argparse.Namespace, _: list[str]) -> int:
+    from vagen.files import check_file, write_json
+
+    check_file(args.out)
+    from vagen.cloze.grammar import all_named
+    from vagen.evaluate.check import as_json, check, table
+    from worlds import registered
+    from worlds.text import REPRESENTATIONS
+
+    rows = check(
+        args.worlds or registered(),
+        args.clozes or list(all_named()),
+        args.representations or REPRESENTATIONS,
+        args.n,
+        args.seed,
+        args.split,
+    )
+    write_json(args.out, as_json(rows))
+    print(table(rows), file=sys.stderr)
+    print(args.out)
+    return 0 if all(row.passed for row in rows) else 1
 
 
 def _compare(args: argparse.Namespace, _: list[str]) -> int:

@@ -16,10 +16,11 @@ reason. This module knows nothing about worlds: it decides what a pattern means,
 from __future__ import annotations
 
 import re
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from difflib import get_close_matches
-from functools import cached_property
+from functools import cache, cached_property
+from importlib.metadata import entry_points
 from itertools import pairwise
 from typing import Literal
 
@@ -29,6 +30,7 @@ Node = tuple[int, bool]  # a state: its time, and whether it is one of the count
 
 MOST_OPTIONS = 8  # of a choice, and slots of a shuffled group
 ORDER = "order"
+PLUGINS = "vagen.clozes"  # group of entry points
 
 
 class ClozeError(ValueError):
@@ -215,11 +217,41 @@ def named(name: str) -> Pattern:
     """
     if "->" in name:
         return parse(name)
-    if name not in NAMED:
-        near = get_close_matches(name, NAMED, n=1, cutoff=0.4)
-        hint = f"did you mean {near[0]!r}?" if near else f"known: {', '.join(NAMED)}."
+    known = NAMED if name in NAMED else all_named()
+    if name not in known:
+        near = get_close_matches(name, known, n=1, cutoff=0.4)
+        hint = f"did you mean {near[0]!r}?" if near else f"known: {', '.join(known)}."
         raise ClozeError(f"unknown cloze {name!r}: {hint} A pattern such as 'o0 a0 -> s1' works too.")
-    return parse(NAMED[name])
+    return parse(known[name])
+
+
+@cache
+def all_named() -> Mapping[str, str]:
+    """The clozes with a name, those of installed plug-ins included.
+
+    A distribution names its own by entry points of the group ``vagen.clozes``, each a name and the place of a pattern,
+    such as ``hindsight = my_package.clozes:HINDSIGHT`` with ``HINDSIGHT = "a0 a1 o2 -> s0"``.
+
+    Raises:
+        ClozeError: a plug-in takes a name that is taken, or its pattern cannot be; names the distribution.
+    """
+    found = dict(NAMED)
+    for point in entry_points(group=PLUGINS):
+        origin = f"plug-in {point.dist.name if point.dist else '?'} ({PLUGINS}: {point.name})"
+        if point.name in found:
+            raise ClozeError(f"{origin}: cloze {point.name!r} exists already; choose another name or uninstall it")
+        try:
+            pattern = point.load()
+        except (ImportError, AttributeError) as error:
+            raise ClozeError(f"{origin} cannot be loaded: {error}; uninstall or mend it") from None
+        if not isinstance(pattern, str):
+            raise ClozeError(f"{origin}: {point.value} is no pattern but a {type(pattern).__name__}")
+        try:
+            parse(pattern)
+        except ClozeError as error:
+            raise ClozeError(f"{origin}: {error}") from None
+        found[point.name] = pattern
+    return found
 
 
 def parse(text: str) -> Pattern:
