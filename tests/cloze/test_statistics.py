@@ -94,44 +94,58 @@ def plans(sample) -> list[str]:
     ]
 
 
-def best_constant_answers(samples, answers) -> int:
-    """How many samples are right at most, if one answer is given for each question's text."""
-    hits = 0
-    for question in {sample.question for sample in samples}:
-        group = [sample for sample in samples if sample.question == question]
-        hits += max(sum(score(sample, answer).correct for sample in group) for answer in answers)
-    return hits
+def constant_answers(samples, answers) -> tuple[int, int]:
+    """How many samples are right if the answer to each text is one that is best for it in the other half.
+
+    The fewest and the most, as several answers may be best. A text that the other half lacks gets an answer that is
+    best for all of it.
+    """
+    right = {answer: [score(sample, answer).correct for sample in samples] for answer in answers}
+    least = most = 0
+    for number, sample in enumerate(samples):
+        others = [other for other in range(len(samples)) if other % 2 != number % 2]
+        same = [other for other in others if samples[other].question == sample.question] or others
+        count = {answer: sum(flags[other] for other in same) for answer, flags in right.items()}
+        best = [right[answer][number] for answer in answers if count[answer] == max(count.values())]
+        least, most = least + all(best), most + any(best)
+    return least, most
+
+
+def check_majority(samples, answers) -> None:
+    found = majority_floor(samples)
+    least, most = constant_answers(samples, answers)
+    assert least <= round(found.value * len(samples)) <= most
+    assert found == wilson(round(found.value * len(samples)), len(samples))
 
 
 @pytest.mark.parametrize("cloze", ONE_ACTION)
 @on_small_worlds
 def test_the_majority_floor_of_an_action_is_the_best_constant_action(world, cloze, draw_samples):
-    samples = draw_samples(world, cloze, n=24)
-    best = best_constant_answers(samples, plans(samples[0]))
-    assert majority_floor(samples) == wilson(best, len(samples))
-    assert best > len(samples) / len(samples[0].world.actions) - 1
+    check_majority(draw_samples(world, cloze, n=24), plans(draw_samples(world, cloze, n=24)[0]))
 
 
 @pytest.mark.parametrize(("world", "cloze"), NO_ACTION)
 def test_the_majority_floor_of_a_value_is_the_best_constant_value(world, cloze, draw_samples):
     samples = draw_samples(world, cloze, n=16)
     samples = [*samples, *samples[:5], *samples[:3]]  # so that some answers are right more often than others
-    best = best_constant_answers(samples, {sample.answer for sample in samples})
-    assert majority_floor(samples) == wilson(best, len(samples))
-    assert best < len(samples) or cloze in ("reward", "termination")
+    check_majority(samples, sorted({sample.answer for sample in samples}))
 
 
 @on_small_worlds
 def test_the_majority_floor_of_a_plan_is_the_best_constant_plan(world, draw_samples):
     samples = draw_samples(world, "plan_inference", n=24)
-    assert majority_floor(samples) == wilson(best_constant_answers(samples, plans(samples[0])), len(samples))
+    check_majority(samples, plans(samples[0]))
+
+
+def test_texts_that_are_never_repeated_flatter_no_floor(draw_samples):
+    """Three given actions make many texts; chosen on the test itself, one answer for each would be right mostly."""
+    samples = draw_samples("sokoban-6x6", "rollout", n=60)
+    assert majority_floor(samples).value < 0.1
 
 
 @pytest.mark.parametrize("cloze", ["text_forward_dynamics", "text_inverse_dynamics"])
-def test_a_cloze_without_images_has_no_floor_of_ignoring_them(cloze, draw_samples):
-    """A floor of 1 would leave the skill undefined, however well the cloze is answered."""
-    floor = majority_floor(draw_samples("minigrid-rooms-6x6", cloze, n=24))
-    assert floor is None or floor.value < 1
+def test_a_cloze_of_text_alone_has_a_floor_of_ignoring_the_text(cloze, draw_samples):
+    assert majority_floor(draw_samples("minigrid-rooms-6x6", cloze, n=24)).value < 0.8
 
 
 @pytest.mark.parametrize("cloze", ONE_ACTION)
@@ -161,7 +175,7 @@ def test_the_random_floor_of_a_plan_is_the_mean_over_all_plans(world, draw_sampl
 @pytest.mark.parametrize("cloze", ["termination", "state_estimation"])
 def test_the_floors_of_a_single_sample(cloze, draw_samples):
     samples = draw_samples("frozenlake-4x4", cloze)[:1]
-    assert majority_floor(samples).value == 1
+    assert majority_floor(samples).value == 0, "there is no other sample"
     assert random_floor(samples).value == 0, "there is no other sample"
 
 

@@ -114,7 +114,7 @@ def test_floors_are_null_exactly_where_they_do_not_apply(chat):
         "forward_dynamics": {"majority", "copy", "random", "shuffled_image"},
         "inverse_dynamics": {"majority", "random", "shuffled_image"},
         "policy": {"majority", "random", "shuffled_image"},
-        "text_forward_dynamics": {"copy", "random"},
+        "text_forward_dynamics": {"majority", "copy", "random"},
     }
     for row in rows.values():
         assert row["floors"].keys() == {"majority", "copy", "random", "shuffled_image"}
