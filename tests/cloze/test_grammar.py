@@ -7,7 +7,7 @@ import pytest
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
-from vagen.cloze.grammar import NAMED, ClozeError, Pattern, named, parse
+from vagen.cloze.grammar import FAMILIES, NAMED, ClozeError, Pattern, named, parse
 
 # pattern: (given, asked, task, transitions needed, horizon, images, about dynamics)
 MEANINGS = {
@@ -180,6 +180,35 @@ def test_a_pattern_means(text, meaning):
 def test_names_stand_for_their_patterns(name):
     assert named(name) == parse(NAMED[name])
     assert str(named(name)) == NAMED[name], "the names' patterns are written as patterns are printed"
+
+
+@pytest.mark.parametrize("name", [name for name in FAMILIES if name in NAMED])
+def test_families_hold_the_cloze_of_their_name(name):
+    length = named(name).length
+    assert named(f"{name}@{length}") == named(name)
+
+
+@pytest.mark.parametrize("name", FAMILIES)
+@pytest.mark.parametrize("horizon", [2, 5, 8])
+def test_families_come_in_any_length(name, horizon):
+    assert named(f"{name}@{horizon}").length == horizon
+    assert named(f"{name}@{horizon}").horizon == horizon
+
+
+@pytest.mark.parametrize(
+    ("name", "reason"),
+    [
+        ("policy@2", "come in any length"),
+        ("rollout@", "a number of transitions"),
+        ("rollout@0", "a number of transitions"),
+        ("rollout@-1", "a number of transitions"),
+        ("rollout@65", "a number of transitions"),
+        ("reorder_actions@9", "2 to 8 slots"),
+    ],
+)
+def test_lengths_that_cannot_be_are_refused(name, reason):
+    with pytest.raises(ClozeError, match=reason):
+        named(name)
 
 
 @pytest.mark.parametrize(("text", "slot", "reason"), [(t, *why) for t, why in REFUSED.items()], ids=REFUSED)

@@ -16,7 +16,7 @@ reason. This module knows nothing about worlds: it decides what a pattern means,
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from difflib import get_close_matches
 from functools import cache, cached_property
@@ -30,6 +30,7 @@ Node = tuple[int, bool]  # a state: its time, and whether it is one of the count
 
 MOST_OPTIONS = 8  # of a choice, and slots of a shuffled group
 ORDER = "order"
+LONGEST = 64  # transitions of a cloze named with @k
 PLUGINS = "vagen.clozes"  # group of entry points
 
 
@@ -198,6 +199,25 @@ NAMED: dict[str, str] = {
     "text_reorder_actions": "s0 s1 s2 s3 {a0 a1 a2} -> order",
 }
 
+
+def _run(kind: str, start: int, stop: int) -> str:
+    """Slots of one kind from ``start`` up to, not including, ``stop``."""
+    return " ".join(f"{kind}{time}" for time in range(start, stop))
+
+
+#: Clozes that come in any length: their patterns for k transitions, asked for as ``rollout@5``.
+FAMILIES: dict[str, Callable[[int], str]] = {
+    "rollout": lambda k: f"o0 {_run('a', 0, k)} -> s{k}",
+    "retrodiction": lambda k: f"{_run('a', 0, k)} o{k} -> s0",
+    "plan_inference": lambda k: f"o0 o{k} -> {_run('a', 0, k)}",
+    "next_observation": lambda k: f"o0 {_run('a', 0, k)} -> o{k}?4",
+    "reorder_observations": lambda k: f"o0 {_run('a', 0, k)} {{{_run('o', 1, k + 1)}}} -> {ORDER}",
+    "reorder_actions": lambda k: f"{_run('o', 0, k + 1)} {{{_run('a', 0, k)}}} -> {ORDER}",
+    "text_rollout": lambda k: f"s0 {_run('a', 0, k)} -> s{k}",
+    "text_retrodiction": lambda k: f"{_run('a', 0, k)} s{k} -> s0",
+    "text_plan_inference": lambda k: f"s0 s{k} -> {_run('a', 0, k)}",
+}
+
 _SLOT = re.compile(r"([osardb])(\d{1,3})('?)(\*?)(?:\?(\d{1,3}))?")
 _TASKS: dict[SlotKind, Task] = {
     "s": "state",
@@ -217,12 +237,24 @@ def named(name: str) -> Pattern:
     """
     if "->" in name:
         return parse(name)
+    base, at, horizon = name.partition("@")
+    if at:
+        return _of_length(name, base, horizon)
     known = NAMED if name in NAMED else all_named()
     if name not in known:
         near = get_close_matches(name, known, n=1, cutoff=0.4)
         hint = f"did you mean {near[0]!r}?" if near else f"known: {', '.join(known)}."
         raise ClozeError(f"unknown cloze {name!r}: {hint} A pattern such as 'o0 a0 -> s1' works too.")
     return parse(known[name])
+
+
+def _of_length(name: str, base: str, horizon: str) -> Pattern:
+    """The pattern of a name such as ``rollout@5``."""
+    if base not in FAMILIES:
+        raise ClozeError(f"unknown cloze {name!r}: only {', '.join(FAMILIES)} come in any length (@k)")
+    if not (horizon.isascii() and horizon.isdigit() and 1 <= int(horizon) <= LONGEST):
+        raise ClozeError(f"unknown cloze {name!r}: write a number of transitions from 1 to {LONGEST} after the @")
+    return parse(FAMILIES[base](int(horizon)))
 
 
 @cache
