@@ -145,6 +145,13 @@ def _parser() -> argparse.ArgumentParser:
     _what_to_ask(verb, n=100, out="agents.json")
     verb.add_argument("--max-steps", type=_positive, default=30)
 
+    verb = _verb(kinds, "checkpoints", _eval_checkpoints, "a run's checkpoints: does understanding go with success?")
+    verb.add_argument("run_folder", type=Path, metavar="RUN")
+    _what_to_ask(verb, n=200, out="checkpoints.json")
+    verb.add_argument("--clozes", nargs="+", metavar="CLOZE", help="default: what it was trained with")
+    verb.add_argument("--episodes", type=_positive, default=100, help="episodes per world")
+    verb.add_argument("--max-steps", type=_positive, default=30)
+
     verb = _verb(verbs, "check", _check, "check every cloze in every world against the simulator; floors and ceilings")
     verb.add_argument("--worlds", nargs="+", metavar="WORLD", help="default: all")
     verb.add_argument("--clozes", nargs="+", metavar="CLOZE", help="names or patterns; default: all that have a name")
@@ -320,6 +327,30 @@ def _eval_agent(args: argparse.Namespace, _: list[str]) -> int:
     for row in result["rows"]:
         interval = f"{row['ci_low']:.3f} – {row['ci_high']:.3f}"
         print(f"{row['world']:<22}{row['agent']:<16}{row['success']:>7.3f}  ({interval})", file=sys.stderr)
+    print(args.out)
+    return 0
+
+
+def _eval_checkpoints(args: argparse.Namespace, _: list[str]) -> int:
+    from vagen.files import check_file, write_json
+
+    drawing = check_file(args.out).with_suffix(".png")
+    from vagen.evaluate.checkpoints import as_json, evaluate, picture, table
+
+    points, found = evaluate(
+        args.run_folder,
+        args.worlds or (),
+        args.clozes or (),
+        args.n,
+        args.episodes,
+        args.seed,
+        args.split,
+        args.batch,
+        args.max_steps,
+    )
+    write_json(args.out, as_json(points, found))
+    picture(points, drawing)
+    print(table(found), file=sys.stderr)
     print(args.out)
     return 0
 
