@@ -35,6 +35,8 @@ from worlds.core import (
 )
 from worlds.tiles import MIN_TILE_SIZE, Canvas, TileAtlas, draw_tiles
 
+DISTANCES_KEPT = 1 << 14  # boards whose distance from success a world remembers
+
 
 class GridWorld(World):
     """A world of cells whose observation is its rendered state.
@@ -141,6 +143,7 @@ class BoardWorld(GridWorld):
     def __init__(self, id: str, *, size: int, tile_size: int, actions: tuple[str, ...], max_steps: int) -> None:
         super().__init__(id, width=size, height=size, tile_size=tile_size, actions=actions, max_steps=max_steps)
         self.size = size
+        self._distances: dict[Board, int | None] = {}
         self.schema = BoardSchema(
             width=size,
             height=size,
@@ -171,6 +174,42 @@ class BoardWorld(GridWorld):
     def is_terminal(self, board: Board) -> bool:
         """Whether the board ends the episode."""
         return self.is_success(board)
+
+    def steps_to_go(self, snapshot: Snapshot) -> int | None:
+        """By trying everything, layer by layer; a world with a solver of its own is faster."""
+        return self._distance(board_of(snapshot))
+
+    def optimal_actions(self, snapshot: Snapshot) -> tuple[int, ...]:
+        board = board_of(snapshot)
+        left = self._distance(board)
+        if not left:
+            return ()
+        following = (self.transition(board, action)[0] for action in range(len(self.actions)))
+        return tuple(action for action, after in enumerate(following) if self._distance(after) == left - 1)
+
+    def _distance(self, board: Board) -> int | None:
+        """The fewest steps from a board to success."""
+        if board not in self._distances:
+            if len(self._distances) >= DISTANCES_KEPT:
+                self._distances.clear()
+            self._distances[board] = self._search(board)
+        return self._distances[board]
+
+    def _search(self, board: Board) -> int | None:
+        layer, seen, steps = [board], {board}, 0
+        while layer:
+            if any(map(self.is_success, layer)):
+                return steps
+            reached = {
+                self.transition(before, action)[0]
+                for before in layer
+                if not self.is_terminal(before)
+                for action in range(len(self.actions))
+            }
+            layer = list(reached - seen)
+            seen |= reached
+            steps += 1
+        return None
 
     @property
     def steps(self) -> int:

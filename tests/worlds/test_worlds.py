@@ -16,6 +16,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 import worlds
+from worlds.board import BoardWorld
 from worlds.core import SPLITS, Facts, State, Thing, World, WorldError, split_of
 from worlds.minigrid import MiniGrid
 from worlds.text import REPRESENTATIONS, read_actions, read_facts, write_actions, write_facts
@@ -434,6 +435,14 @@ def test_steps_to_go_and_optimal_actions_know_the_same(world):
     for state in random_states(world, 60):
         left = world.steps_to_go(state.snapshot)
         assert bool(world.optimal_actions(state.snapshot)) == (left is not None and left > 0), state.snapshot
+
+
+@pytest.mark.parametrize("id", [id for id in IDS if isinstance(worlds.make(id), BoardWorld)])
+def test_solvers_agree_with_trying_everything(world):
+    """What a board world without a solver of its own falls back on."""
+    for state in random_states(world, 12):
+        assert BoardWorld.steps_to_go(world, state.snapshot) == world.steps_to_go(state.snapshot)
+        assert BoardWorld.optimal_actions(world, state.snapshot) == world.optimal_actions(state.snapshot)
 
 
 # -------------------------------------------------------------------------------------------------- imagined states

@@ -1,0 +1,56 @@
+"""The documentation's commands exist, its example world works, and its links lead somewhere."""
+
+import re
+import shlex
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from vagen.cli import _overrides, _parser
+from vagen.config import load
+
+ROOT = Path(__file__).parents[1]
+PAGES = [ROOT / "README.md", ROOT / "CONTRIBUTING.md", *sorted((ROOT / "docs").rglob("*.md"))]
+
+
+def commands(page: Path) -> list[str]:
+    """Every ``vagen …`` line of a page's shell blocks, continued lines joined."""
+    blocks = re.findall(r"```bash\n(.*?)```", page.read_text(encoding="utf-8"), re.DOTALL)
+    lines = [line.strip() for block in blocks for line in block.replace("\\\n", " ").splitlines()]
+    return [line for line in lines if line.startswith("vagen ")]
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: str(page.relative_to(ROOT)))
+def test_commands_are_understood(page):
+    for command in commands(page):
+        words = shlex.split(command, comments=True)[1:]
+        parsed, rest = _parser().parse_known_args(words)
+        load(None, _overrides(rest, allowed=parsed.configurable))
+
+
+def test_some_commands_are_documented():
+    assert len([command for page in PAGES for command in commands(page)]) > 20
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: str(page.relative_to(ROOT)))
+def test_links_and_pictures_exist(page):
+    for target in re.findall(r"\]\(([^)#]+)(?:#[^)]*)?\)", page.read_text(encoding="utf-8")):
+        if not re.match(r"[a-z]+:", target):
+            assert (page.parent / target).exists(), f"{page.name} links to {target}, which is not there"
+
+
+def test_the_example_world_passes_every_check():
+    code = (
+        "import maze\n"
+        "from vagen.cloze.grammar import NAMED\n"
+        "from vagen.evaluate.check import check, table\n"
+        "rows = check(['maze-6x6'], list(NAMED), n=6)\n"
+        "assert all(row.passed and not row.refused for row in rows), table(rows)\n"
+    )
+    examples = ROOT / "docs" / "examples"
+    environment = {"PYTHONPATH": f"{ROOT}:{examples}", "PATH": "", "OMP_NUM_THREADS": "1"}
+    done = subprocess.run([sys.executable, "-c", code], env=environment, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr[-3000:]
+    assert len((examples / "maze.py").read_text().splitlines()) < 50
