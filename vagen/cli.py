@@ -18,6 +18,12 @@ if not sys.stderr.isatty():
     os.environ.setdefault("HF_HUB_DISABLE_PROGRESS_BARS", "1")  # bars in a log file are noise
 
 
+_MINDCUBE_TASKS = [
+    *("raw_qa", "ff_rsn", "aug_cgmap_in", "aug_cgmap_out", "plain_cgmap_out"),
+    *("plain_cgmap_ffr_out", "aug_cgmap_ffr_out", "cgmap_in_ffr_out"),
+]
+
+
 class UsageError(ValueError):
     """A command line that cannot be carried out."""
 
@@ -53,6 +59,7 @@ def _expected_errors() -> tuple[type[ValueError], ...]:
         "vagen.policy.policy": ["ModelError"],
         "vagen.evaluate.report": ["ReportError"],
         "vagen.evaluate.compare": ["CompareError"],
+        "vagen.evaluate.mindcube.rows": ["MindCubeError"],
     }
     found = [getattr(sys.modules[m], n) for m, classes in names.items() if m in sys.modules for n in classes]
     return (UsageError, *found)
@@ -145,6 +152,17 @@ def _parser() -> argparse.ArgumentParser:
     _what_to_ask(verb, n=100, out="agents.json")
     verb.add_argument("--max-steps", type=_positive, default=30)
 
+    verb = _verb(kinds, "mindcube", _eval_mindcube, "answers to MindCube questions; the same command resumes")
+    verb.add_argument("--questions", type=Path, required=True, help="MindCube questions, JSONL")
+    verb.add_argument("--images", type=Path, required=True, help="the folder that the questions' image paths start in")
+    verb.add_argument("--model", required=True, help="a model folder or a Hub id")
+    verb.add_argument("--task", required=True, choices=_MINDCUBE_TASKS, help="what is shown and asked")
+    verb.add_argument("--prompts", type=Path, help="templates, YAML; default: those that come with the package")
+    verb.add_argument("--batch", type=_positive, default=8, help="questions per forward pass")
+    verb.add_argument("--max-new-tokens", type=_positive, help="where answers are cut; default: as the templates say")
+    verb.add_argument("--overwrite", action="store_true", help="begin anew, whatever the output holds")
+    verb.add_argument("--out", type=Path, required=True, help="where the responses go, JSONL")
+
     verb = _verb(kinds, "checkpoints", _eval_checkpoints, "a run's checkpoints: does understanding go with success?")
     verb.add_argument("run_folder", type=Path, metavar="RUN")
     _what_to_ask(verb, n=200, out="checkpoints.json")
@@ -165,6 +183,20 @@ def _parser() -> argparse.ArgumentParser:
     verb.add_argument("first", type=Path, metavar="A.json")
     verb.add_argument("second", type=Path, metavar="B.json")
     verb.add_argument("--out", type=Path, default=Path("comparison.json"), help="where the JSON goes; a PNG beside it")
+    kinds = _verb(verbs, "score", None, "score responses").add_subparsers(
+        metavar="WHAT", parser_class=_Parser, required=True
+    )
+    verb = _verb(kinds, "mindcube", _score_mindcube, "letters and cognitive maps of MindCube responses")
+    verb.add_argument("responses", type=Path, metavar="RESPONSES", help="JSONL in the official schema")
+    verb.add_argument(
+        "--mode",
+        required=True,
+        choices=["official-basic", "official-cogmap", "strict"],
+        help="as the official evaluator does, or without its defects",
+    )
+    verb.add_argument("--per-item", type=Path, help="also write a line per response here")
+    verb.add_argument("--baseline-train", type=Path, help="questions with answers to fit the blind baselines on")
+    verb.add_argument("--out", type=Path, required=True, help="where the JSON goes")
 
     verb = _verb(verbs, "export", _export, "make a plain Hugging Face folder of a run or model")
     verb.add_argument("source", type=Path, help="a run or a model folder")
@@ -387,6 +419,30 @@ def _compare(args: argparse.Namespace, _: list[str]) -> int:
     write_json(args.out, as_json(comparison))
     picture(comparison, drawing)
     print(table(comparison), file=sys.stderr)
+    print(args.out)
+    return 0
+
+
+def _eval_mindcube(args: argparse.Namespace, _: list[str]) -> int:
+    from vagen.config import shipped
+    from vagen.evaluate.mindcube.prompts import read_wording
+    from vagen.files import check_file
+
+    check_file(args.out)
+    wording = read_wording(args.prompts or shipped("mindcube.yaml"), args.task)
+    from vagen.evaluate.mindcube.ask import ask, prepare
+
+    inquiry = prepare(args.questions, args.images, wording)
+    chat = _load_chat(args.model, None)
+    ask(chat, inquiry, args.out, args.batch, args.max_new_tokens or wording.max_new_tokens, args.overwrite)
+    print(args.out)
+    return 0
+
+
+def _score_mindcube(args: argparse.Namespace, _: list[str]) -> int:
+    from vagen.evaluate.mindcube.score import score_file
+
+    print(score_file(args.responses, args.mode, args.out, args.per_item, args.baseline_train), file=sys.stderr)
     print(args.out)
     return 0
 

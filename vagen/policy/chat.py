@@ -1,7 +1,8 @@
 """Prompts: the only place that knows chat templates.
 
 A sample becomes the tokens of its prompt (images as placeholders) and the tokens of its answer; only the latter are
-trained. Images come first, so that clozes about the same images share a prefix.
+trained. Images come first, so that clozes about the same images share a prefix. Free conversations, with images of any
+sizes, become prompts the same way.
 """
 
 from __future__ import annotations
@@ -72,6 +73,7 @@ class Chat:
         self.end_tokens = _end_tokens(policy)
         self._prompts: OrderedDict[tuple, Prompt] = OrderedDict()
         self._answers: OrderedDict[str, NDArray[np.int64]] = OrderedDict()
+        self._placeholders: dict[tuple[int, int], int] = {}
 
     def messages(self, sample: Sample, answer: str | None = None) -> list[dict[str, Any]]:
         """The conversation of a sample in the form of ``transformers`` chat templates."""
@@ -98,6 +100,12 @@ class Chat:
         return recall(
             self._prompts, key, lambda: self._make_prompt(self._render(self.messages(sample)), pictures), PROMPTS_KEPT
         )
+
+    def ask(self, question: str, pictures: Sequence[Picture]) -> Prompt:
+        """The tokens of a conversation that shows images of any sizes and asks a free question about them."""
+        content: list[dict[str, Any]] = [{"type": "image"} for _ in pictures]
+        content.append({"type": "text", "text": question})
+        return self._make_prompt(self._render([{"role": "user", "content": content}]), pictures)
 
     def answer_tokens(self, answer: str) -> NDArray[np.int64]:
         """The tokens of an answer and of the end of its turn, exactly as generation would have to produce them."""
@@ -140,16 +148,25 @@ class Chat:
         return Prompt(ids[0].numpy(), self._positions(ids, image_of, inputs).numpy(), image_of)
 
     def _images_of(self, ids: NDArray[np.int64], images: Sequence[Image.Image]) -> NDArray[np.int64]:
-        """Which image each placeholder stands for. All images of a prompt have the same number of placeholders."""
+        """Which image each placeholder stands for."""
         places = np.flatnonzero(ids == self.image_token)
+        if len({image.size for image in images}) > 1:
+            counts = [self._placeholders_of(image.size) for image in images]
+        else:
+            counts = [len(places) // max(1, len(images))] * len(images)
+        if sum(counts) != len(places):
+            raise ModelError(f"{self.policy.name} makes {len(places)} placeholders of {len(images)} images")
         result = np.full(len(ids), -1, dtype=np.int64)
-        if images:
-            if len({image.size for image in images}) > 1 or len(places) % len(images):
-                raise ModelError(f"images of different sizes in one prompt: {[image.size for image in images]}")
-            result[places] = np.arange(len(places)) // (len(places) // len(images))
-        elif len(places):
-            raise ModelError(f"{len(places)} image placeholders in a prompt without images")
+        result[places] = np.repeat(np.arange(len(images)), np.asarray(counts, dtype=np.int64))
         return result
+
+    def _placeholders_of(self, size: tuple[int, int]) -> int:
+        """How many placeholders an image of a size (width, height) gets; nothing else decides that."""
+        if size not in self._placeholders:
+            text = self._render([{"role": "user", "content": [{"type": "image"}]}])
+            inputs = self.policy.processor(text=[text], images=[[Image.new("RGB", size)]], return_tensors="pt")
+            self._placeholders[size] = int((inputs["input_ids"] == self.image_token).sum())
+        return self._placeholders[size]
 
     def _positions(self, ids: torch.Tensor, image_of: NDArray[np.int64], inputs: Any) -> torch.Tensor:
         """Position ids (P, L) as the model itself would count them for this prompt alone."""

@@ -1,0 +1,249 @@
+"""Putting questions to a model, batch by batch, into a file of responses in the official schema.
+
+A run can be cut off at any moment: every answered row is one line, on the disk before the next, and the same command
+goes on after the last whole line. Knows nothing about prompts but that they are text, and nothing about scores.
+"""
+
+from __future__ import annotations
+
+import fcntl
+import hashlib
+import json
+import os
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass
+from pathlib import Path, PurePosixPath
+from typing import Any, BinaryIO
+
+import numpy as np
+from PIL import Image
+from pydantic import TypeAdapter, ValidationError
+
+from vagen.evaluate.mindcube.prompts import Wording
+from vagen.evaluate.mindcube.rows import BASIC_ANSWERS, MAP_ANSWERS, MindCubeError, read_rows
+from vagen.files import check_file, write_json
+from vagen.policy.chat import Chat, Picture
+from vagen.policy.generate import generate
+from vagen.progress import Progress
+
+ANSWER_FIELDS = tuple(dict.fromkeys((*MAP_ANSWERS, *BASIC_ANSWERS, "plain_answer", "cognitive_map")))
+
+
+@dataclass(frozen=True)
+class Asked:
+    """A row of a file of questions, as far as asking needs it."""
+
+    id: str
+    question: str
+    images: list[str]
+
+
+@dataclass(frozen=True)
+class Inquiry:
+    """What is to be asked, checked.
+
+    Attributes:
+        source: the file of questions.
+        rows: its rows, whole.
+        prompts: of each row, its prompt.
+        images: of each row, the files of its images.
+        digest: of the file.
+        wording: how the task is put.
+    """
+
+    source: Path
+    rows: list[dict[str, Any]]
+    prompts: list[str]
+    images: list[list[Path]]
+    digest: str
+    wording: Wording
+
+
+@dataclass(frozen=True)
+class Run:
+    """What must be the same for a run to go on, kept beside its responses.
+
+    Attributes:
+        model: its name.
+        weights: a digest of its weights; ``None`` for models of the Hub.
+        task: what is asked.
+        prompts: a digest of the wording.
+        questions: a digest of the file of questions.
+        max_new_tokens: where answers are cut.
+    """
+
+    model: str
+    weights: str | None
+    task: str
+    prompts: str
+    questions: str
+    max_new_tokens: int
+
+
+_ASKED = TypeAdapter(Asked)
+_RUN = TypeAdapter(Run)
+
+
+def prepare(questions: Path, images: Path, wording: Wording) -> Inquiry:
+    """Read the questions, write their prompts and find their images, before anything costs time.
+
+    Raises:
+        MindCubeError: a row is no question, lacks what the task needs, or has answers already; images are missing (all
+            of them are named).
+    """
+    rows, prompts, files = [], [], []
+    for number, row in read_rows(questions):
+        where = f"{questions}, line {number}"
+        asked = _asked(row, where)
+        rows.append(row)
+        prompts.append(wording.write(row, f"{where} ({asked.id})"))
+        files.append([images / name for name in asked.images])
+    _need_images(files, images)
+    digest = hashlib.blake2b(questions.read_bytes(), digest_size=8).hexdigest()
+    return Inquiry(questions, rows, prompts, files, digest, wording)
+
+
+def ask(chat: Chat, inquiry: Inquiry, out: Path, batch: int, max_new_tokens: int, overwrite: bool) -> int:
+    """Answer what is not answered yet; returns how many rows were.
+
+    Batches begin at multiples of ``batch`` however a run was cut off, so that the same rows are padded alike.
+
+    Args:
+        overwrite: begin anew, whatever is in ``out``.
+
+    Raises:
+        MindCubeError: ``out`` holds another run's responses, or is being written to; an image cannot be read.
+        OutputError: ``out`` cannot be written to.
+    """
+    wording = inquiry.wording
+    run = Run(chat.policy.name, chat.policy.digest, wording.task, wording.digest, inquiry.digest, max_new_tokens)
+    with _responses(check_file(out), run, inquiry, overwrite) as (file, done):
+        total = len(inquiry.rows)
+        with Progress(total, "mindcube", "questions", start=done) as progress:
+            for start in range(done - done % batch, total, batch):
+                chosen = range(start, min(start + batch, total))
+                for number, answer in zip(chosen, _answers(chat, inquiry, chosen, max_new_tokens), strict=True):
+                    if number >= done:
+                        _append(file, inquiry.rows[number], answer, chat.policy.model.config.model_type)
+                        progress.update()
+    return total - done
+
+
+def run_file(out: Path) -> Path:
+    """Where the description of the run that wrote ``out`` is kept."""
+    return out.with_name(f"{out.name}.run.json")
+
+
+def _asked(row: dict[str, Any], where: str) -> Asked:
+    try:
+        asked = _ASKED.validate_python(row)
+    except ValidationError as error:
+        first = error.errors()[0]
+        key = ".".join(map(str, first["loc"]))
+        raise MindCubeError(f"{where}: {key}: {first['msg']}; give a file of MindCube questions") from None
+    if not asked.question.strip():
+        raise MindCubeError(f"{where}: the question is empty")
+    if answered := [name for name in ANSWER_FIELDS if name in row]:
+        raise MindCubeError(f"{where}: has {answered[0]} already; give a file of questions, not of responses")
+    for name in asked.images:
+        path = PurePosixPath(name)
+        if path.is_absolute() or ".." in path.parts or not path.parts:
+            raise MindCubeError(f"{where}: image {name!r} is not below the folder of images")
+    return asked
+
+
+def _need_images(files: Sequence[Sequence[Path]], folder: Path) -> None:
+    wanted = dict.fromkeys(path for paths in files for path in paths)
+    missing = [path for path in wanted if not path.is_file()]
+    if missing:
+        names = ", ".join(path.relative_to(folder).as_posix() for path in missing)
+        raise MindCubeError(
+            f"{len(missing)} of {len(wanted)} images are missing below {folder}: {names}; "
+            "see data/cards/mindcube.md for how to fetch them"
+        )
+
+
+def _answers(chat: Chat, inquiry: Inquiry, chosen: Sequence[int], max_new_tokens: int) -> list[str]:
+    pictures = {path: _picture(path) for number in chosen for path in inquiry.images[number]}
+    prompts = []
+    for number in chosen:
+        shown = [pictures[path] for path in inquiry.images[number]]
+        prompts.append((chat.ask(inquiry.prompts[number], shown), shown))
+    return generate(chat, prompts, max_new_tokens, len(chosen))
+
+
+def _picture(path: Path) -> Picture:
+    try:
+        with Image.open(path) as image:
+            return Picture.of(np.asarray(image.convert("RGB")))
+    except (OSError, SyntaxError, ValueError, Image.DecompressionBombError) as error:
+        raise MindCubeError(f"cannot read image {path}: {error}; fetch it again, then run the same command") from None
+
+
+def _append(file: BinaryIO, row: dict[str, Any], answer: str, model_type: str) -> None:
+    line = json.dumps({**row, "answer": answer, "model_type": model_type}) + "\n"
+    file.write(line.encode())
+    file.flush()
+    os.fsync(file.fileno())
+
+
+@contextmanager
+def _responses(out: Path, run: Run, inquiry: Inquiry, overwrite: bool) -> Iterator[tuple[BinaryIO, int]]:
+    """The file of responses, locked and open for appending, and how many rows are answered."""
+    if out == inquiry.source.resolve():
+        raise MindCubeError(f"{out} holds the questions; choose another output")
+    with out.open("a+b") as file:
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except OSError:
+            raise MindCubeError(f"{out} is being written to by another process; wait for it") from None
+        if overwrite:
+            file.truncate(0)
+        if out.stat().st_size == 0:
+            write_json(run_file(out), asdict(run))
+        else:
+            _same_run(out, run)
+        yield file, _whole_lines(file, out, inquiry)
+
+
+def _same_run(out: Path, run: Run) -> None:
+    path = run_file(out)
+    remedy = "choose another output, or --overwrite"
+    try:
+        earlier = _RUN.validate_json(path.read_bytes())
+    except OSError as error:
+        raise MindCubeError(f"{out} exists, and {path.name} cannot be read ({error.strerror}); {remedy}") from None
+    except ValidationError:
+        raise MindCubeError(f"{path} does not describe a run; {remedy}") from None
+    for name, value in asdict(run).items():
+        if (before := getattr(earlier, name)) != value:
+            raise MindCubeError(f"{out} holds responses with {name} {before}, not {value}; {remedy}")
+
+
+def _whole_lines(file: BinaryIO, out: Path, inquiry: Inquiry) -> int:
+    """How many rows are answered; what is left of a line that was cut off is dropped."""
+    file.seek(0)
+    done = size = 0
+    for line in file:
+        if not line.endswith(b"\n"):
+            break
+        _belongs(line, done, out, inquiry)
+        done, size = done + 1, size + len(line)
+    file.truncate(size)
+    file.seek(0, os.SEEK_END)
+    return done
+
+
+def _belongs(line: bytes, number: int, out: Path, inquiry: Inquiry) -> None:
+    """Refuse a line that is not the answer to the question of this number."""
+    try:
+        row = json.loads(line)
+    except ValueError:
+        row = None
+    asked = inquiry.rows[number] if number < len(inquiry.rows) else None
+    if not isinstance(row, dict) or asked is None or {**row, **asked} != row or "answer" not in row:
+        raise MindCubeError(
+            f"{out}, line {number + 1}: not the answer to that line of the questions; "
+            "choose another output, or --overwrite"
+        )
