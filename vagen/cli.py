@@ -59,6 +59,7 @@ def _expected_errors() -> tuple[type[ValueError], ...]:
         "vagen.policy.policy": ["ModelError"],
         "vagen.evaluate.report": ["ReportError"],
         "vagen.evaluate.compare": ["CompareError"],
+        "vagen.evaluate.reorder": ["ReorderError"],
         "vagen.evaluate.mindcube.rows": ["MindCubeError"],
     }
     found = [getattr(sys.modules[m], n) for m, classes in names.items() if m in sys.modules for n in classes]
@@ -151,6 +152,15 @@ def _parser() -> argparse.ArgumentParser:
     verb.add_argument("--model", help="a model folder or a Hub id; without it only random and expert play")
     _what_to_ask(verb, n=100, out="agents.json")
     verb.add_argument("--max-steps", type=_positive, default=30)
+
+    verb = _verb(kinds, "reorder", _eval_reorder, "putting shuffled images or actions in order, as in ENACT")
+    verb.add_argument("--model", help="a model folder or a Hub id; not needed to write questions")
+    _what_to_ask(verb, n=100, out="reorder.json")
+    verb.add_argument("--lengths", nargs="+", type=_positive, default=[3, 4, 5], metavar="L", help="images, 3 to 10")
+    verb.add_argument("--questions", type=Path, help="ask these, JSONL in ENACT's format, instead of our worlds")
+    verb.add_argument("--images", type=Path, help="the folder that the questions' image paths start in")
+    verb.add_argument("--write", type=Path, metavar="FOLDER", help="write questions and images here, and ask nobody")
+    verb.add_argument("--max-new-tokens", type=_positive, default=64)
 
     verb = _verb(kinds, "mindcube", _eval_mindcube, "answers to MindCube questions; the same command resumes")
     verb.add_argument("--questions", type=Path, required=True, help="MindCube questions, JSONL")
@@ -420,6 +430,42 @@ def _compare(args: argparse.Namespace, _: list[str]) -> int:
     picture(comparison, drawing)
     print(table(comparison), file=sys.stderr)
     print(args.out)
+    return 0
+
+
+def _eval_reorder(args: argparse.Namespace, _: list[str]) -> int:
+    from vagen.files import check_file, write_json
+
+    if wrong := [length for length in args.lengths if not 3 <= length <= 10]:
+        raise UsageError(f"--lengths {wrong[0]}: episodes of 3 to 10 images can be put in order")
+    if args.write is not None:
+        return _write_reorder(args)
+    if args.model is None:
+        raise UsageError("give --model to ask, or --write to make questions")
+    check_file(args.out)
+    from vagen.evaluate.reorder import as_json, evaluate, evaluate_file, table
+
+    chat = _load_chat(args.model, None)
+    if args.questions is not None:
+        images = args.images or args.questions.parent
+        rows = evaluate_file(chat, args.questions, images, args.batch, args.max_new_tokens)
+    else:
+        worlds = _chosen(args.worlds, chat.policy.format.worlds, "--worlds")
+        rows = evaluate(chat, worlds, args.lengths, args.n, args.seed, args.split, args.batch, args.max_new_tokens)
+    write_json(args.out, as_json(rows, chat.policy.name))
+    print(table(rows), file=sys.stderr)
+    print(args.out)
+    return 0
+
+
+def _write_reorder(args: argparse.Namespace) -> int:
+    from vagen.evaluate.reorder import draw_cells, write_questions
+
+    if not args.worlds:
+        raise UsageError("--write makes questions about --worlds: name some")
+    cells = draw_cells(args.worlds, args.lengths, args.n, args.seed, args.split)
+    items = [item for _, items in cells for item in items]
+    print(write_questions(items, args.write))
     return 0
 
 

@@ -124,8 +124,8 @@ REFUSED = {
     "o0 a0 -> b0 b1": ("b1", "one b slot at a time"),
     # choices
     "o0 o1?4 -> a0": ("'o1?4'", "only an asked slot can be a choice"),
-    "o0 a0 -> o1?1": ("'o1?1'", "choose among 2 to 8"),
-    "o0 a0 -> o1?9": ("'o1?9'", "choose among 2 to 8"),
+    "o0 a0 -> o1?1": ("'o1?1'", "choose among 2 to 9"),
+    "o0 a0 -> o1?10": ("'o1?10'", "choose among 2 to 9"),
     "o0 a0 a1 -> o1?4 o2?4": ("o2", "a choice (?n) asks for one slot"),
     "o0 a0 o1 -> o1?4": ("o1", "both given and asked"),
     "o0 -> o1?4": ("o1", "depends on a0"),
@@ -144,7 +144,7 @@ REFUSED = {
     "o0 o1 o1' -> a0 a0'": ("a0 and a0'", "ask for one kind"),
     # shuffled groups
     "o0 a0 a1 {o1 o2} -> s2": ("o1", "only '-> order' can be asked"),
-    "o0 a0 {o1} -> order": ("o1", "a shuffled group has 2 to 8 slots"),
+    "o0 a0 {o1} -> order": ("o1", "a shuffled group has 2 to 9 slots"),
     "o0 a0 {} -> order": ("", "the shuffled group {} is empty"),
     "o0 {o1 o2 -> order": ("", "one shuffled group in braces"),
     "o0 o1} -> order": ("", "one shuffled group in braces"),
@@ -203,7 +203,7 @@ def test_families_come_in_any_length(name, horizon):
         ("rollout@0", "a number of transitions"),
         ("rollout@-1", "a number of transitions"),
         ("rollout@65", "a number of transitions"),
-        ("reorder_actions@9", "2 to 8 slots"),
+        ("reorder_actions@10", "2 to 9 slots"),
     ],
 )
 def test_lengths_that_cannot_be_are_refused(name, reason):

@@ -28,7 +28,7 @@ SlotKind = Literal["o", "s", "a", "r", "d", "b"]
 Task = Literal["state", "observation", "actions", "policy", "reward", "termination", "budget", "order"]
 Node = tuple[int, bool]  # a state: its time, and whether it is one of the counterfactual branch
 
-MOST_OPTIONS = 8  # of a choice, and slots of a shuffled group
+MOST_OPTIONS = 9  # of a choice, and slots of a shuffled group
 ORDER = "order"
 LONGEST = 64  # transitions of a cloze named with @k
 PLUGINS = "vagen.clozes"  # group of entry points

@@ -16,7 +16,7 @@ from worlds.text import Representation
 
 YES, NO = "yes", "no"
 IMPOSSIBLE = "impossible"
-LABELS = "ABCDEFGH"  # of options and of shuffled things
+LABELS = "ABCDEFGHI"  # of options and of shuffled things
 
 
 class UnaskableError(ClozeError):
