@@ -58,6 +58,7 @@ def _expected_errors() -> tuple[type[ValueError], ...]:
         "vagen.data.shards": ["DataError"],
         "vagen.policy.policy": ["ModelError"],
         "vagen.evaluate.report": ["ReportError"],
+        "vagen.hub": ["HubError"],
         "vagen.evaluate.compare": ["CompareError"],
         "vagen.evaluate.reorder": ["ReorderError"],
         "vagen.evaluate.mindcube.rows": ["MindCubeError"],
@@ -212,6 +213,8 @@ def _parser() -> argparse.ArgumentParser:
     verb.add_argument("source", type=Path, help="a run or a model folder")
     verb.add_argument("--output", type=Path, required=True)
     verb.add_argument("--card", type=Path, help="a report card for the model card")
+    verb.add_argument("--push-to-hub", metavar="REPO", help="also publish it: NAME or OWNER/NAME")
+    verb.add_argument("--private", action="store_true", help="publish so that only you can see it")
 
     verb = _verb(verbs, "report", _report, "make one HTML page of a run")
     verb.add_argument("run_folder", type=Path, metavar="RUN")
@@ -496,7 +499,12 @@ def _score_mindcube(args: argparse.Namespace, _: list[str]) -> int:
 def _export(args: argparse.Namespace, _: list[str]) -> int:
     from vagen.export import export
 
-    print(export(args.source, args.output, args.card))
+    folder = export(args.source, args.output, args.card)
+    if args.push_to_hub is not None:
+        from vagen.hub import push
+
+        print(f"published: {push(folder, args.push_to_hub, args.private)}", file=sys.stderr)
+    print(folder)
     return 0
 
 
