@@ -1,0 +1,1 @@
+"""The mathematics of multi-turn reinforcement learning: pure functions of named tensors."""
