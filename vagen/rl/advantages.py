@@ -19,7 +19,7 @@ from typing import Literal
 import torch
 from torch import Tensor
 
-from vagen.rl.segments import Ids, as_float, following, groups_of, turns_of, value_at
+from vagen.rl.segments import Ids, as_float, as_tensor, following, groups_of, turns_of, value_at
 
 GROUP_EPS = 1e-6  # added to a group's standard deviation
 WHITEN_EPS = 1e-8  # added to the batch's variance
@@ -152,7 +152,7 @@ def no_concat_gae(
         (N,) advantages and (N,) returns.
     """
     rewards, values = as_float(rewards, values)
-    index = torch.as_tensor(turn_index, device=rewards.device)
+    index = as_tensor(turn_index, rewards.device)
     episodes = groups_of(episode_ids, index, rewards.device)
     rows = episodes.votes.nonzero()[:, 0]
     rows = rows[index[rows].argsort(stable=True)]
@@ -308,7 +308,7 @@ def _centred(x: Tensor, mask: Tensor) -> Tensor:
     return (above - above.sum() / mask.sum()).masked_fill(~mask, 0)
 
 
-# ---------------------------------------------------------------------------------------------------------- registry
+# ------------------------------------------------------------------------------------------------------------ registry
 
 
 @dataclass(frozen=True)

@@ -10,12 +10,14 @@ Knows nothing about models: it starts from log-probabilities, counts and flags.
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Literal
 
 import torch
 from torch import Tensor
+
+from vagen.rl.segments import as_tensor
 
 RETRIEVAL_DEPTHS = (1, 2, 4, 8)
 Z_EPS = 1e-3  # added to the spread of the marginals in the z-score
@@ -25,14 +27,18 @@ Normalization = Literal["sequence", "token_code", "token_paper"]
 
 
 def _exact(x: Tensor | Sequence[float]) -> Tensor:
-    return torch.as_tensor(x).detach().cpu().double()
+    return as_tensor(x).detach().cpu().double()
 
 
 def _numbers(x: Tensor | Sequence[int]) -> Tensor:
-    return torch.as_tensor(x).detach().cpu().long()
+    return as_tensor(x).detach().cpu().long()
 
 
-# -------------------------------------------------------------------------------------------------- template collapse
+def _generator(seed: int) -> torch.Generator:
+    return torch.Generator("cpu").manual_seed(seed)
+
+
+# --------------------------------------------------------------------------------------------------- template collapse
 
 
 @dataclass(frozen=True)
@@ -137,10 +143,10 @@ def bootstrap_interval(
     x = _exact(values)
     _, cluster, sizes = torch.unique(_numbers(clusters), return_inverse=True, return_counts=True)
     sums = x.new_zeros(len(sizes)).index_add(0, cluster, x)
-    drawn = torch.randint(len(sizes), (resamples, len(sizes)), generator=torch.Generator().manual_seed(seed))
+    drawn = torch.randint(len(sizes), (resamples, len(sizes)), generator=_generator(seed), device="cpu")
     means = sums[drawn].sum(1) / sizes[drawn].sum(1)
     tail = (1 - level) / 2
-    low, high = torch.quantile(means, torch.tensor([tail, 1 - tail], dtype=means.dtype)).tolist()
+    low, high = torch.quantile(means, means.new_tensor([tail, 1 - tail])).tolist()
     return Interval(float(x.mean()), low, high)
 
 
@@ -181,8 +187,7 @@ def permutation_null(
         pointwise = joint / tokens - _marginal(joint / tokens)[:, None]
     else:
         pointwise = (joint - _marginal(joint)[:, None]) / (tokens if normalization == "token_paper" else 1)
-    generator = torch.Generator().manual_seed(seed)
-    orders = torch.rand(permutations, len(own), generator=generator).argsort(1)
+    orders = torch.rand(permutations, len(own), generator=_generator(seed), device="cpu").argsort(1)
     null = pointwise.gather(1, own[orders].T).mean(0)  # (permutations,)
     reached = int((null >= value - 1e-12).sum())
     return PermutationNull(
@@ -200,7 +205,7 @@ def _marginal(joint: Tensor) -> Tensor:
 
 def _same_prompt(columns: int, own: Tensor, duplicate_of: Tensor | None) -> Tensor:
     """(N, M) bool: the columns that hold a reasoning's own prompt."""
-    prompt = torch.arange(columns)
+    prompt = torch.arange(columns, device=own.device)
     if duplicate_of is not None:
         given = _numbers(duplicate_of)
         prompt = torch.where(given < 0, prompt, given)
@@ -216,16 +221,16 @@ def _retrieval(joint: Tensor, right: Tensor, depth: int) -> Tensor:
     tied_right = (right & (joint == best)).sum(1)
     tied_wrong = (~right & (joint == best)).sum(1)
     # Draw the places that are left among the tied columns: all of them wrong is a hypergeometric probability.
-    missed = torch.ones(len(joint), dtype=joint.dtype)
+    missed = joint.new_ones(len(joint))
     for place in range(depth):
         drawing = place >= better
         left = tied_wrong - (place - better)
-        miss = left.clamp(min=0) / (left + tied_right).clamp(min=1)
+        miss = left.clamp(min=0).double() / (left + tied_right).clamp(min=1)
         missed = torch.where(drawing, missed * miss, missed)
     return 1 - missed
 
 
-# --------------------------------------------------------------------------------------------------------- perplexity
+# ---------------------------------------------------------------------------------------------------------- perplexity
 
 
 def state_perplexity(token_log_probs: Tensor, mask: Tensor | None = None, units: int | Tensor | None = None) -> float:
@@ -348,7 +353,7 @@ def clip_shares(
 
 def fraction(flags: Tensor | Sequence[bool]) -> float:
     """Share of flags that are set (truncated trajectories, kept groups, successes); 0 without any."""
-    return _share(torch.as_tensor(flags).bool())
+    return _share(as_tensor(flags).bool())
 
 
 def mean_by(values: Tensor | Sequence[float], labels: Sequence[str]) -> dict[str, float]:
@@ -368,7 +373,7 @@ def variance_buckets(scores: Tensor, buckets: int = 6) -> Tensor:
     """
     order = _exact(scores).argsort(stable=True)
     bucket = torch.empty_like(order)
-    bucket[order] = torch.arange(len(order)) * buckets // max(1, len(order))
+    bucket[order] = torch.arange(len(order), device=order.device) * buckets // max(1, len(order))
     return bucket
 
 
@@ -385,7 +390,7 @@ def _share(flags: Tensor) -> float:
 # ----------------------------------------------------------------------------------------------------------- abilities
 
 
-def pass_at_k(trials: Tensor | Iterable[int], successes: Tensor | Iterable[int], k: int) -> Tensor:
+def pass_at_k(trials: Tensor | Sequence[int], successes: Tensor | Sequence[int], k: int) -> Tensor:
     """Chance that one of k trials succeeds, without bias (Chen et al. 2021, equation 1): ``1 - C(n-c, k) / C(n, k)``.
 
     Args:
@@ -397,7 +402,7 @@ def pass_at_k(trials: Tensor | Iterable[int], successes: Tensor | Iterable[int],
     Raises:
         ValueError: k is not from 1 to n, or c not from 0 to n.
     """
-    n, c = (torch.as_tensor(x).cpu().double() for x in (trials, successes))
+    n, c = _exact(trials), _exact(successes)
     if n.shape != c.shape or (n.numel() and not (1 <= k <= int(n.min()) and bool(((c >= 0) & (c <= n)).all()))):
         raise ValueError(f"pass@k needs 1 <= k <= trials and 0 <= successes <= trials, got k={k} of {n}, {c}")
     failed = torch.ones_like(n)
@@ -409,8 +414,9 @@ def pass_at_k(trials: Tensor | Iterable[int], successes: Tensor | Iterable[int],
 def interval_score(low: float, high: float, actual: float) -> float:
     """What an interval for the steps or tokens left is worth, ``1.8 · max(0, 1 - width / actual)`` (Lin et al. 2026).
 
-    The score of BAGEN. 0 if the interval does not cover the truth. "Impossible" is the interval [inf, inf], and infinite the truth where the solver
-    finds no way: right, it has width 0 and the full score, as [0, 0] has where nothing is left.
+    The score of BAGEN. 0 if the interval does not cover the truth. "Impossible" is the interval [inf, inf], and the
+    truth is infinite where the solver finds no way: if right, it has width 0 and the full score, as [0, 0] has where
+    nothing is left.
     """
     if not low <= actual <= high:
         return 0.0

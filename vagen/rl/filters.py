@@ -16,7 +16,7 @@ from typing import Literal
 import torch
 from torch import Tensor
 
-from vagen.rl.segments import Ids, as_float, groups_of
+from vagen.rl.segments import Ids, as_float, as_tensor, groups_of
 
 Mode = Literal["ragen_code", "ragen_paper"]
 ScoreKind = Literal["std", "variance"]
@@ -31,7 +31,7 @@ class NothingToLearnError(RuntimeError):
     """No group has been worth an update for many steps; the message says what to look at."""
 
 
-# ------------------------------------------------------------------------------------------------------------- scores
+# -------------------------------------------------------------------------------------------------------------- scores
 
 
 @torch.no_grad()
@@ -119,7 +119,7 @@ def outcome_gate(
     )
 
 
-# ---------------------------------------------------------------------------------------------------------- selection
+# ----------------------------------------------------------------------------------------------------------- selection
 
 
 @dataclass(frozen=True)
@@ -174,14 +174,16 @@ def select_groups(
         raise ValueError(f"unknown filter strategy {strategy!r}: known are {', '.join(STRATEGIES)}")
     if mode not in MODE_EPS:
         raise ValueError(f"unknown filter mode {mode!r}: known are {', '.join(MODE_EPS)}")
-    exact = torch.as_tensor(scores).detach().cpu().double()
+    scores = as_tensor(scores)
+    exact = scores.detach().cpu().double()
     if not (exact.isfinite().all() and math.isfinite(value)):
         raise ValueError(f"filter {strategy!r} needs finite scores and value, got {exact.tolist()} and {value}")
-    candidates = torch.arange(len(exact)) if include_zero else (exact.abs() > ZERO).nonzero()[:, 0]
+    eligible = torch.ones_like(exact, dtype=torch.bool) if include_zero else exact.abs() > ZERO
+    candidates = eligible.nonzero()[:, 0]
     if len(candidates):
         selection = Selection(value, mode, largest, MODE_EPS[mode] if eps is None else eps, len(exact))
         candidates = candidates[STRATEGIES[strategy](exact[candidates], selection)]
-    return candidates.sort().values.to(torch.as_tensor(scores).device)
+    return candidates.sort().values.to(scores.device)
 
 
 def _order(scores: Tensor, selection: Selection) -> Tensor:
@@ -237,7 +239,7 @@ def _vagen(scores: Tensor, selection: Selection) -> Tensor:
 
 
 def _none(scores: Tensor, selection: Selection) -> Tensor:
-    return torch.arange(len(scores))
+    return torch.arange(len(scores), device=scores.device)
 
 
 #: (scores, how) -> positions in scores. Adding a strategy is one function and one entry.

@@ -87,7 +87,7 @@ def value_loss(values: Tensor, old_values: Tensor, returns: Tensor, clip: float 
     return 0.5 * error
 
 
-# ------------------------------------------------------------------------------------------------------ to one number
+# ------------------------------------------------------------------------------------------------------- to one number
 
 
 def aggregate(loss: Tensor, mask: Tensor, how: Aggregation, *, count: float | Tensor | None = None) -> Tensor:
@@ -135,7 +135,7 @@ AGGREGATIONS: dict[str, Callable[[Tensor, Tensor], tuple[Tensor, Tensor]]] = {
 }
 
 
-# --------------------------------------------------------------------------------------------------- regularization
+# ------------------------------------------------------------------------------------------------------ regularization
 
 
 def kl(log_probs: Tensor, ref_log_probs: Tensor, kind: KlKind) -> Tensor:

@@ -138,14 +138,21 @@ def groups_of(groups: Ids, episodes: Ids | None = None, device: torch.device | N
             in two groups is two episodes.
         device: where the result lives; that of ``groups`` by default.
     """
-    ids, number = torch.unique(torch.as_tensor(groups, device=device), return_inverse=True)
+    ids, number = torch.unique(as_tensor(groups, device), return_inverse=True)
     rows = torch.arange(len(number), device=number.device)
     if episodes is None:
         return Groups(number, len(ids), rows)
-    names, name = torch.unique(torch.as_tensor(episodes, device=number.device), return_inverse=True)
+    names, name = torch.unique(as_tensor(episodes, number.device), return_inverse=True)
     _, pair = torch.unique(number * len(names) + name, return_inverse=True)
     leaders = rows.new_full((len(rows),), len(rows)).scatter_reduce(0, pair, rows, "amin")
     return Groups(number, len(ids), leaders[pair])
+
+
+def as_tensor(x: Tensor | Sequence[float], device: torch.device | None = None) -> Tensor:
+    """A tensor as it is, or on another device; a sequence of numbers on the CPU unless a device is given."""
+    if isinstance(x, Tensor):
+        return x if device is None else x.to(device)
+    return torch.tensor(x, device=device or "cpu")
 
 
 def as_float(*tensors: Tensor) -> tuple[Tensor, ...]:
