@@ -324,6 +324,12 @@ def test_equal_scores_earn_exactly_nothing(score, size, dtype):
     assert (whiten(scores, torch.ones(size)) == 0).all()
 
 
+def test_rows_without_a_vote_do_not_blur_those_with_one():
+    """The last row repeats an episode, and says something else about it."""
+    found = grpo(torch.tensor([0.1, 0.1, 0.1, -7.3]), [0, 0, 0, 0], [0, 1, 2, 2])
+    assert found[:3].tolist() == [0, 0, 0]
+
+
 def test_a_group_of_one_keeps_its_score():
     found = grpo(torch.tensor([3.0, 1.0, 1.0, 2.0]), [4, 5, 5, 6], [0, 1, 1, 2])
     torch.testing.assert_close(found, torch.tensor([3.0, 1.0, 1.0, 2.0]) / (1 + 1e-6))
@@ -550,7 +556,7 @@ def unrolled(case: Case) -> tuple[Rollouts, list[tuple[int, int]]]:
             rewards=floats["rewards"],
             turn_ids=floats["turn_ids"].long(),
             groups=torch.tensor([b % 2 for b, _ in places] + [0]),
-            episodes=torch.tensor([b for b, _ in places] + [0]),
+            episodes=torch.tensor([b // 2 for b, _ in places] + [0]),  # numbered anew in each group
             turn_index=torch.tensor([k for _, k in places] + [99]),
             values=floats["values"],
             bootstrap=torch.tensor([*last, JUNK], dtype=torch.float64),

@@ -1,7 +1,7 @@
 """Everything stays on the device of its inputs: on any other, each call would move data or fail.
 
-No second device is at hand on a CPU, so the default device is made one that computes nothing ("meta"): a tensor that is
-made anywhere but beside the inputs would land there, and could not be combined with them.
+No second device is at hand on a CPU, so the default device is made one that computes nothing ("meta"): a tensor that
+is made anywhere but beside the inputs would land there, and could not be combined with them.
 """
 
 import pytest

@@ -123,10 +123,8 @@ class Groups:
         return above - (self.sums(above) / self.sizes(x))[self.number]
 
     def variances(self, x: Tensor, ddof: int) -> Tensor:
-        """(B,) -> (G,): variance over each group's votes; 0 where there are no more than ``ddof`` of them."""
-        sizes = self.sizes(x)
-        variance = self.sums(self.deviations(x).square()) / (sizes - ddof).clamp(min=1)
-        return variance.masked_fill(sizes <= ddof, 0)
+        """(B,) -> (G,): variance over each group's votes; 0 for a group of one."""
+        return self.sums(self.deviations(x).square()) / (self.sizes(x) - ddof).clamp(min=1)
 
 
 def groups_of(groups: Ids, episodes: Ids | None = None, device: torch.device | None = None) -> Groups:
