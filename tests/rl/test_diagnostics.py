@@ -125,9 +125,9 @@ def test_retrieval_is_the_mean_over_all_ways_to_break_ties(cross, with_duplicate
         assert found[f"chance@{depth}"] == pytest.approx(statistics.fmean(by_chance), abs=1e-9)
 
 
-@pytest.mark.parametrize("duplicate_of", [[0, 1, 0, 0], [-1, -1, 0, 0], [-1, 1, 3, 0]])
+@pytest.mark.parametrize("duplicate_of", [[0, 1, 0, 0], [-1, -1, 0, 0], [-1, 1, 3, 0], [2, 1, 3, 0], [3, -1, 3, 2]])
 def test_duplicates_can_be_named_in_several_ways(duplicate_of):
-    """By their first column, with negative numbers for none, and through one another."""
+    """By their first column, with negative numbers for none, through one another, and in circles."""
     log_probs = exact([-5, -9, -4, -6], [-8, -3, -8, -8])
     found = mutual_information(log_probs, torch.tensor([3, 3]), torch.tensor([0, 1]), torch.tensor(duplicate_of))
     assert found["retrieval@1"] == 1
@@ -275,6 +275,12 @@ def test_log_prob_gap_is_its_definition(tokens):
     assert found.kl == pytest.approx(statistics.fmean(math.exp(g) - 1 - g for g in gaps), abs=1e-12)
     assert found.probability_mean_abs == pytest.approx(statistics.fmean(shifts))
     assert found.probability_max_abs == pytest.approx(max(shifts))
+
+
+def test_the_gap_of_impossible_tokens_is_finite():
+    found = log_prob_gap(exact(0.0, -1e4), exact(-1e4, 0.0), torch.ones(2))
+    assert math.isfinite(found.kl)
+    assert (found.max_abs, found.probability_max_abs) == (1e4, 1)
 
 
 def test_equal_log_probabilities_have_no_gap_at_all():

@@ -341,7 +341,10 @@ class Rollouts:
 
 @dataclass(frozen=True)
 class Discounts:
-    """Discount (γ) and trace (λ) from token to token and from turn to turn; the defaults are VAGEN's."""
+    """Discount (γ) and trace (λ) from token to token, and from turn to turn; the defaults are VAGEN's.
+
+    Estimators with one step per turn use the turns' only.
+    """
 
     gamma: float = 1.0
     lam: float = 1.0

@@ -17,6 +17,7 @@ from typing import Literal
 import torch
 from torch import Tensor
 
+from vagen.rl.losses import kl
 from vagen.rl.segments import as_tensor
 
 RETRIEVAL_DEPTHS = (1, 2, 4, 8)
@@ -88,7 +89,8 @@ def mutual_information(
 ) -> dict[str, float]:
     """Whether reasoning still depends on what it was written for (RAGEN-2, Wang et al. 2026, template collapse).
 
-    Entropy cannot tell: reasoning may be diverse and yet the same for every prompt.
+    Entropy cannot tell: reasoning may be diverse and yet the same for every prompt. Prompts that differ from a
+    reasoning's own in the image only, or in the text only, measure what it takes from either.
 
     Args:
         log_probs, lengths, own_column: as for :func:`information`.
@@ -207,10 +209,9 @@ def _same_prompt(columns: int, own: Tensor, duplicate_of: Tensor | None) -> Tens
     """(N, M) bool: the columns that hold a reasoning's own prompt."""
     prompt = torch.arange(columns, device=own.device)
     if duplicate_of is not None:
-        given = _numbers(duplicate_of)
-        prompt = torch.where(given < 0, prompt, given)
-        for _ in range(columns.bit_length()):  # duplicates of duplicates
-            prompt = prompt[prompt]
+        other = torch.where(_numbers(duplicate_of) < 0, prompt, _numbers(duplicate_of))
+        for _ in range(columns):  # duplicates of duplicates: each takes the smallest column that it is linked to
+            prompt = torch.minimum(prompt, prompt[other]).scatter_reduce(0, other, prompt, "amin")
     return prompt[own][:, None] == prompt
 
 
@@ -300,7 +301,7 @@ def log_prob_gap(log_probs: Tensor, other: Tensor, mask: Tensor) -> LogProbGap:
     """
     counted = mask.cpu().bool()
     if not counted.any():
-        return LogProbGap(0, 0, 0, 0, 0, 0, 0)
+        return LogProbGap(0.0, 0.0, 0.0, 0.0, 0.0, 0.0, 0.0)
     mine, theirs = _exact(log_probs)[counted], _exact(other)[counted]
     gap = mine - theirs
     shift = (mine.exp() - theirs.exp()).abs()
@@ -309,7 +310,7 @@ def log_prob_gap(log_probs: Tensor, other: Tensor, mask: Tensor) -> LogProbGap:
         std=float(gap.std(unbiased=False)),
         mean_abs=float(gap.abs().mean()),
         max_abs=float(gap.abs().max()),
-        kl=float((torch.expm1(gap) - gap).mean()),
+        kl=float(kl(theirs, mine, "k3").mean()),
         probability_mean_abs=float(shift.mean()),
         probability_max_abs=float(shift.max()),
     )

@@ -32,8 +32,8 @@ def ppo_clip(
     """The clipped policy loss of PPO (Schulman et al. 2017, equation 7) of each token.
 
     ``max(-ratio A, -clip(ratio, 1 - low, 1 + high) A)`` with separate bounds (clip-higher, DAPO, Yu et al. 2025). With
-    ``dual_clip`` = c > 1, tokens of negative advantage lose at most ``-c A`` (Ye et al. 2020): without it
-    a token that became much more probable has no bound. The gradient is 0 where a bound holds.
+    ``dual_clip`` = c > 1, tokens of negative advantage lose at most ``-c A`` (Ye et al. 2020): without it a token that
+    became much more probable has no bound. The gradient is 0 where a bound holds.
 
     Args:
         log_probs: of the sampled tokens under the policy being trained.
