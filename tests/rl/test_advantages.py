@@ -326,8 +326,8 @@ def test_equal_scores_earn_exactly_nothing(score, size, dtype):
 
 def test_rows_without_a_vote_do_not_blur_those_with_one():
     """The last row repeats an episode, and says something else about it."""
-    found = grpo(torch.tensor([0.1, 0.1, 0.1, -7.3]), [0, 0, 0, 0], [0, 1, 2, 2])
-    assert found[:3].tolist() == [0, 0, 0]
+    found = grpo(torch.tensor([0.1] * 7 + [-7.3]), [0] * 8, [*range(7), 6])
+    assert found[:7].tolist() == [0] * 7
 
 
 def test_a_group_of_one_keeps_its_score():

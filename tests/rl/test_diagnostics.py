@@ -186,6 +186,12 @@ def test_the_interval_draws_whole_clusters():
     assert bootstrap_interval(values, torch.arange(5), seed=4) != once
 
 
+def test_clusters_count_by_their_size():
+    """Of one 0 and three 1 in two clusters, a draw has a mean of 0, 3/4 or 1."""
+    found = bootstrap_interval(exact(0, 1, 1, 1), torch.tensor([4, 2, 2, 2]), seed=0)
+    assert (found.low, found.value, found.high) == (0, 0.75, 1)
+
+
 def test_the_interval_has_the_level_it_claims():
     """Of means of 40 normal numbers, 95 % intervals should cover 0 in about 95 % of the draws (373 to 387 of 400)."""
     generator = torch.Generator().manual_seed(0)
@@ -361,6 +367,7 @@ def test_pass_at_k_refuses_impossible_counts(n, c, k):
         (1200, 800, 1000, 0),
         (0, 0, 0, 1.8),
         (0, 1, 0, 0),
+        (-5, 5, -1, 0),
         (math.inf, math.inf, math.inf, 1.8),
         (math.inf, math.inf, 1000, 0),
         (10, math.inf, math.inf, 0),

@@ -408,7 +408,7 @@ def pass_at_k(trials: Tensor | Sequence[int], successes: Tensor | Sequence[int],
         raise ValueError(f"pass@k needs 1 <= k <= trials and 0 <= successes <= trials, got k={k} of {n}, {c}")
     failed = torch.ones_like(n)
     for drawn in range(k):
-        failed = failed * (n - c - drawn).clamp(min=0) / (n - drawn)
+        failed = failed * (n - c - drawn) / (n - drawn)  # 0 for good once every draw would succeed
     return 1 - failed
 
 
