@@ -140,12 +140,32 @@ def read_responses(path: Path) -> Iterator[Response]:
         MindCubeError: as in :func:`read_rows`, or a row to be scored has an id or an answer that is no text.
     """
     for number, row in read_rows(path):
-        response = _response(path, number, row)
+        response = response_of(path, number, row)
         if response.truth:
             _need_text(response.id, "id", response)
             _need_text(response.map_answer, response.map_field, response)
             _need_text(response.answer, "answer", response)
         yield response
+
+
+def response_of(path: Path, number: int, row: dict[str, Any]) -> Response:
+    """A row of a file of responses, unchecked."""
+    get = row.get
+    field = next((name for name in MAP_ANSWERS if name in row), "answer")
+    stored = next((name for name in ("cognitive_map", f"{field}_cognitive_map") if name in row), None)
+    return Response(
+        path=path,
+        line=number,
+        id=get("id", ""),
+        question=get("question", ""),
+        truth=get("gt_answer"),
+        answer=get("cogmap_gen_answer", get("answer", "")),
+        map_answer=get(field, ""),
+        map_field=field,
+        stored_maps=() if stored is None else (row[stored],),
+        grounded=get("grounded_cogmap"),
+        case=get("_case"),
+    )
 
 
 def _object(line: str, where: str) -> dict[str, Any]:
@@ -163,25 +183,6 @@ def _object(line: str, where: str) -> dict[str, Any]:
     if not isinstance(value, dict):
         raise MindCubeError(f"{where}: need a JSON object, got {type(value).__name__}")
     return value
-
-
-def _response(path: Path, number: int, row: dict[str, Any]) -> Response:
-    get = row.get
-    field = next((name for name in MAP_ANSWERS if name in row), "answer")
-    stored = next((name for name in ("cognitive_map", f"{field}_cognitive_map") if name in row), None)
-    return Response(
-        path=path,
-        line=number,
-        id=get("id", ""),
-        question=get("question", ""),
-        truth=get("gt_answer"),
-        answer=get("cogmap_gen_answer", get("answer", "")),
-        map_answer=get(field, ""),
-        map_field=field,
-        stored_maps=() if stored is None else (row[stored],),
-        grounded=get("grounded_cogmap"),
-        case=get("_case"),
-    )
 
 
 def _need_text(value: Any, name: str, response: Response) -> None:
