@@ -27,7 +27,7 @@ class Exam:
         setting, kind: what is asked about, and how.
         letters: those on offer, in order; empty if the question has no inline options.
         tokens: of each letter, the n-grams of its option.
-        truth: the right letter, or whatever the file gives as such.
+        truth: the right letter; ``None`` if the file gives something else.
     """
 
     id: str
@@ -35,16 +35,17 @@ class Exam:
     kind: str
     letters: tuple[str, ...]
     tokens: tuple[tuple[str, ...], ...]
-    truth: Any
+    truth: str | None
 
     @classmethod
     def of(cls, id: Any, question: Any, truth: Any) -> Exam:
-        """An exam from the fields of a row, of which the question may be missing."""
-        parts = take_apart(question if isinstance(question, str) else "")
+        """An exam from the fields of a row, which may be missing or of any type."""
+        id, question = (value if isinstance(value, str) else "" for value in (id, question))
+        parts = take_apart(question)
         kind = kind_of(parts.stem)
         letters = tuple(letter for letter, _ in parts.options)
         tokens = tuple(_n_grams(text, kind) for _, text in parts.options)
-        return cls(id or "", setting_of(id), kind, letters, tokens, truth)
+        return cls(id, setting_of(id), kind, letters, tokens, truth if truth in tuple(LETTERS) else None)
 
 
 @dataclass(frozen=True, slots=True)
@@ -66,7 +67,7 @@ class LetterFrequency:
     """Always the letter that was right most often, of those on offer; the earlier of equals."""
 
     def __init__(self, exams: Iterable[Exam]):
-        counts = Counter(exam.truth for exam in exams if exam.truth in LETTERS)
+        counts = Counter(exam.truth for exam in exams)
         self._order = sorted(LETTERS, key=lambda letter: -counts[letter])
 
     def answer(self, exam: Exam) -> str:

@@ -166,4 +166,6 @@ def _salvaged(found: str) -> dict[str, Any] | None:
 
 def _tidied(text: str) -> str:
     """Bare keys quoted, commas before a closing bracket dropped."""
-    return _TRAILING_COMMA.sub(r"\1", _KEY.sub(r'"\1"\2:', text))
+    if ":" in text:
+        text = _KEY.sub(r'"\1"\2:', text)
+    return _TRAILING_COMMA.sub(r"\1", text) if "," in text else text

@@ -32,7 +32,7 @@ _KINDS = (
 )
 KINDS = (*(kind for kind, _ in _KINDS), "other")
 
-_OPTION = re.compile(r"(?:^|\s)([A-E])\. ")
+_OPTION = re.compile(r"(?<!\S)([A-E])\.(?=\s)")
 
 
 class MindCubeError(ValueError):
@@ -97,11 +97,16 @@ def setting_of(id: str | None) -> Setting:
 
 
 def take_apart(question: str) -> Question:
-    """A question and its inline options, ``… A. Above B. Under``."""
-    marks = list(_OPTION.finditer(question))
-    ends = [mark.start() for mark in marks[1:]] + [len(question)]
+    """A question and its inline options, ``… A. Above B. Under``: letters from A on, in order."""
+    marks: list[re.Match[str]] = []
+    for mark in _OPTION.finditer(question):
+        if mark.group(1) == "ABCDE"[len(marks) : len(marks) + 1]:
+            marks.append(mark)
+    if not marks:
+        return Question(question.strip(), ())
+    ends = [*(mark.start() for mark in marks[1:]), len(question)]
     options = tuple((m.group(1), question[m.end() : end].strip()) for m, end in zip(marks, ends, strict=True))
-    return Question(question[: marks[0].start()] if marks else question, options)
+    return Question(question[: marks[0].start()].strip(), options)
 
 
 def kind_of(stem: str) -> str:
