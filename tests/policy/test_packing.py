@@ -15,7 +15,7 @@ from vagen.cloze.grammar import NAMED, named
 from vagen.cloze.sample import imagined, simulator, window_at
 from vagen.policy.batches import draw
 from vagen.policy.chat import Encoded, Picture, Prompt
-from vagen.policy.packing import PackedLoss, collate, pack
+from vagen.policy.packing import PackedLoss, collate, distinct_pictures, pack
 
 MIXED_WORLDS = ("minigrid-rooms-6x6", "sokoban-6x6", "frozenlake-6x6")
 
@@ -51,7 +51,7 @@ def batch_of(chat, rows):
     packed = [pack(row) for row in rows]
     ones = [np.ones(len(row.targets)) for row in packed]
     cells = [np.zeros(len(row.targets), dtype=np.int64) for row in packed]
-    images = chat.image_tensors([picture for row in packed for picture in row.pictures])
+    images = chat.image_tensors(distinct_pictures(packed))
     batch = collate(packed, ones, cells, images, chat.tokenizer.pad_token_id)
     return batch.to(torch.device("cpu"), chat.policy.model.dtype)
 
@@ -186,9 +186,8 @@ def test_packing_saves_tokens_and_draws_each_shared_image_once(make_chat, every_
     pairs = with_pictures(every_cloze("sokoban-6x6"))
     everything = pack(encode(chat, pairs))
     assert len(everything.ids) < everything.unpacked
-    shown = [[picture.digest for picture in pictures] for _, pictures in pairs]
-    beginnings = {tuple(digests[: n + 1]) for digests in shown for n in range(len(digests))}
-    assert len(everything.pictures) == len(beginnings), "an image after the same images is the same, however many ask"
+    shown = {picture.digest for _, pictures in pairs for picture in pictures}
+    assert len(everything.pictures) == len(shown), "each image is there once, wherever it stands"
 
 
 def test_padding_in_a_batch_changes_no_loss(architecture, make_chat, every_cloze, with_pictures):
@@ -274,19 +273,9 @@ def test_every_target_sees_its_own_sequence_and_nothing_else(samples):
     }
     assert len(row.ids) == len(beginnings), "the row is not the smallest trie of its samples"
     assert row.unpacked == sum(map(len, sequences))
-    shown = iter(row.pictures)
-    digests: list[bytes | None] = []
-    left = 0
-    for token in row.ids:  # the vision tower fills placeholders from left to right
-        if token == IMAGE:
-            if left == 0:
-                picture, left = next(shown), PER_IMAGE
-            digests.append(picture.digest)
-            left -= 1
-        else:
-            assert left == 0, "the placeholders of an image are torn apart"
-            digests.append(None)
-    assert next(shown, None) is None, "an image has no placeholders"
+    digests = [row.pictures[image].digest if image >= 0 else None for image in row.image_of]
+    assert [digest is not None for digest in digests] == [token == IMAGE for token in row.ids]
+    assert len({picture.digest for picture in row.pictures}) == len(row.pictures), "an image is kept twice"
     target = 0
     for number, (sample, sequence) in enumerate(zip(samples, sequences, strict=True)):
         for place, token in enumerate(sample.answer.tolist()):

@@ -13,7 +13,7 @@ from vagen.cloze.grammar import named
 from vagen.cloze.sample import Sample, simulator, window_at
 from vagen.data.stream import ClozeStream, Group
 from vagen.policy.chat import Chat, Encoded, Picture
-from vagen.policy.packing import Batch, Row, collate, pack
+from vagen.policy.packing import Batch, Row, collate, distinct_pictures, pack
 from worlds import Snapshot
 
 GROUPS_COUNTED = 512  # groups whose answers decide the token weights
@@ -80,7 +80,7 @@ class Batcher:
             rows.append(self._dummy(groups[0].samples[0]))
             weights.append(np.zeros(0))
             cells.append(np.zeros(0, dtype=np.int64))
-        images = self.chat.image_tensors([picture for row in rows for picture in row.pictures])
+        images = self.chat.image_tensors(distinct_pictures(rows))
         return collate(rows, weights, cells, images, self.chat.tokenizer.pad_token_id or 0)
 
     def _dummy(self, sample: Sample) -> Row:

@@ -2,12 +2,16 @@
 
 A row is a trie of tokens. Samples that begin with the same tokens (and the same images under the placeholders) share
 those nodes; each token attends to its ancestors only and has the position it would have alone. So a row computes the
-same function as one sequence per sample, at a fraction of the tokens.
+same function as one sequence per sample, at a fraction of the tokens. An image that stands in several places of a
+batch, after other tokens or in other rows, goes through the vision tower once.
+
+This module knows nothing about attention kernels: it says what is where, and who may see whom.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from typing import Any
 
@@ -15,7 +19,9 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
+from vagen.policy.attention import attention_mask, attention_of, check_packable
 from vagen.policy.chat import Encoded, Picture
+from vagen.policy.loss import cross_entropy
 
 _Key = tuple[int, bytes | None]  # token id, and the digest of the image where the token is its placeholder
 
@@ -24,7 +30,8 @@ _Key = tuple[int, bytes | None]  # token id, and the digest of the image where t
 class _Node:
     token: int
     position: NDArray[np.int64]  # (P,)
-    picture: Picture | None  # the image that begins here
+    picture: Picture | None  # the image whose placeholder this is
+    place: int  # which of that image's placeholders
     children: dict[_Key, _Node] = field(default_factory=dict)
     column: int = -1  # where the token stands in the row, once it is laid out
 
@@ -36,8 +43,10 @@ class Row:
     Attributes:
         ids: (L,) token ids.
         positions: (P, L) position ids.
-        mask: (L, L) True where the row's token may attend to the column's.
-        pictures: the images in the order of their placeholders.
+        ends: (L,) the first column after a token and its descendants: these, and no others, may attend to it.
+        pictures: the distinct images, in the order in which they first appear.
+        image_of: (L,) which of the pictures a placeholder stands for, -1 elsewhere.
+        place: (L,) which of its image's placeholders it is, 0 elsewhere.
         sources: (N,) column whose output predicts a target.
         targets: (N,) token to predict there; a column may have several.
         sample: (N,) which sample a target belongs to.
@@ -47,13 +56,21 @@ class Row:
 
     ids: NDArray[np.int64]
     positions: NDArray[np.int64]
-    mask: NDArray[np.bool_]
+    ends: NDArray[np.int64]
     pictures: tuple[Picture, ...]
+    image_of: NDArray[np.int64]
+    place: NDArray[np.int64]
     sources: NDArray[np.int64]
     targets: NDArray[np.int64]
     sample: NDArray[np.int64]
     samples: int
     unpacked: int
+
+    @property
+    def mask(self) -> NDArray[np.bool_]:
+        """(L, L) True where the row's token may attend to the column's."""
+        columns = np.arange(len(self.ids))
+        return (columns[None] <= columns[:, None]) & (columns[:, None] < self.ends[None])
 
     def without_targets(self) -> Row:
         """The same tokens with nothing to predict."""
@@ -68,8 +85,10 @@ class Batch:
     Attributes:
         ids: (B, L).
         positions: (B, L), or (3, B, L) for multimodal rotary positions.
-        mask: (B, 1, L, L) bool.
-        images: keyword arguments of the model's vision tower, all images of the batch in order.
+        ends: (B, L) the first column after a token and its descendants; padding sees itself only.
+        images: keyword arguments of the model's vision tower, for the distinct images of the batch.
+        features: (T,) for every placeholder, row by row, which of the vision tower's outputs stands there; the outputs
+            of all images are counted through.
         sources: (N,) index into the B * L outputs.
         targets: (N,) token ids.
         weights: (N,) loss weights.
@@ -80,8 +99,9 @@ class Batch:
 
     ids: torch.Tensor
     positions: torch.Tensor
-    mask: torch.Tensor
+    ends: torch.Tensor
     images: dict[str, torch.Tensor]
+    features: torch.Tensor
     sources: torch.Tensor
     targets: torch.Tensor
     weights: torch.Tensor
@@ -95,7 +115,7 @@ class Batch:
             name: tensor.to(device, dtype if tensor.is_floating_point() else None)
             for name, tensor in self.images.items()
         }
-        names = ("ids", "positions", "mask", "sources", "targets", "weights", "cells")
+        names = ("ids", "positions", "ends", "features", "sources", "targets", "weights", "cells")
         return replace(self, images=images, **{name: getattr(self, name).to(device) for name in names})
 
 
@@ -103,20 +123,20 @@ def pack(samples: Sequence[Encoded]) -> Row:
     """Merge samples into one row."""
     roots: dict[_Key, _Node] = {}
     paths = [_insert(roots, sample) for sample in samples]
-    nodes: list[_Node] = []
-    parents: list[int] = []
+    nodes, ends = _lay_out(roots)
+    numbers: dict[bytes, int] = {}
     pictures: list[Picture] = []
-    _lay_out(roots, nodes, parents, pictures)
-    mask = np.zeros((len(nodes), len(nodes)), dtype=np.bool_)
-    for column, parent in enumerate(parents):
-        if parent >= 0:
-            mask[column] = mask[parent]
-        mask[column, column] = True
+    for node in nodes:
+        if node.picture is not None and node.picture.digest not in numbers:
+            numbers[node.picture.digest] = len(pictures)
+            pictures.append(node.picture)
     return Row(
         ids=np.array([node.token for node in nodes], dtype=np.int64),
         positions=np.stack([node.position for node in nodes], axis=1),
-        mask=mask,
+        ends=np.array(ends, dtype=np.int64),
         pictures=tuple(pictures),
+        image_of=np.array([numbers[n.picture.digest] if n.picture else -1 for n in nodes], dtype=np.int64),
+        place=np.array([node.place for node in nodes], dtype=np.int64),
         sources=np.array([node.column for path in paths for node in path], dtype=np.int64),
         targets=np.concatenate([sample.answer for sample in samples]),
         sample=np.repeat(np.arange(len(samples)), [len(sample.answer) for sample in samples]),
@@ -128,37 +148,50 @@ def pack(samples: Sequence[Encoded]) -> Row:
 def _insert(roots: dict[_Key, _Node], sample: Encoded) -> list[_Node]:
     """Add a sample to the trie; returns the nodes whose outputs predict its answer's tokens."""
     prompt = sample.prompt
-    level, node, previous = roots, None, -1
+    level, node = roots, None
+    seen = [0] * len(sample.pictures)  # placeholders of each image so far; marks may stand between them
     for token, position, image in zip(prompt.ids.tolist(), prompt.positions.T, prompt.image_of.tolist(), strict=True):
-        key = (token, sample.pictures[image].digest if image >= 0 else None)
+        picture = sample.pictures[image] if image >= 0 else None
+        key = (token, picture.digest if picture else None)
         node = level.get(key)
         if node is None:
-            begins = image >= 0 and image != previous
-            node = level[key] = _Node(token, position, sample.pictures[image] if begins else None)
-        level, previous = node.children, image
+            node = level[key] = _Node(token, position, picture, seen[image] if picture else 0)
+        if picture:
+            seen[image] += 1
+        level = node.children
     assert node is not None, "a prompt has at least one token"
     path = [node]
     next_position = int(prompt.positions.max()) + 1
     for offset, token in enumerate(sample.answer[:-1].tolist()):
         child = path[-1].children.get((token, None))
         if child is None:
-            child = _Node(token, np.full(len(prompt.positions), next_position + offset), None)
+            child = _Node(token, np.full(len(prompt.positions), next_position + offset), None, 0)
             path[-1].children[(token, None)] = child
         path.append(child)
     return path
 
 
-def _lay_out(roots: dict[_Key, _Node], nodes: list[_Node], parents: list[int], pictures: list[Picture]) -> None:
-    """Number the nodes depth first, so that parents come before children and an image's placeholders stay together."""
+def _lay_out(roots: dict[_Key, _Node]) -> tuple[list[_Node], list[int]]:
+    """The nodes numbered depth first, so that descendants follow their ancestor, and where those of each end."""
+    nodes: list[_Node] = []
+    parents: list[int] = []
     stack = [(node, -1) for node in reversed(roots.values())]
     while stack:
         node, parent = stack.pop()
         node.column = len(nodes)
         nodes.append(node)
         parents.append(parent)
-        if node.picture is not None:
-            pictures.append(node.picture)
         stack.extend((child, node.column) for child in reversed(node.children.values()))
+    ends = list(range(1, len(nodes) + 1))
+    for column in reversed(range(len(nodes))):
+        if parents[column] >= 0:
+            ends[parents[column]] = max(ends[parents[column]], ends[column])
+    return nodes, ends
+
+
+def distinct_pictures(rows: Sequence[Row]) -> list[Picture]:
+    """The different images of some rows, in the order in which they first appear."""
+    return list({picture.digest: picture for row in rows for picture in row.pictures}.values())
 
 
 def collate(
@@ -168,23 +201,28 @@ def collate(
     images: dict[str, torch.Tensor],
     pad: int,
 ) -> Batch:
-    """Pad rows to one length. ``weights[i]`` and ``cells[i]`` have one entry per target of ``rows[i]``."""
+    """Pad rows to one length.
+
+    Args:
+        weights, cells: of each row, one entry per target.
+        images: what the vision tower gets for the :func:`distinct_pictures` of the rows, in their order.
+    """
     length = max(len(row.ids) for row in rows)
     count, planes = len(rows), len(rows[0].positions)
     ids = np.full((count, length), pad, dtype=np.int64)
     positions = np.zeros((planes, count, length), dtype=np.int64)
-    mask = np.zeros((count, 1, length, length), dtype=np.bool_)
-    mask[:, :, range(length), range(length)] = True  # padding sees itself: a softmax over nothing is not a number
+    ends = np.tile(np.arange(1, length + 1), (count, 1))  # padding sees itself: a softmax over nothing is no number
     for number, row in enumerate(rows):
         size = len(row.ids)
         ids[number, :size] = row.ids
         positions[:, number, :size] = row.positions
-        mask[number, 0, :size, :size] = row.mask
+        ends[number, :size] = row.ends
     return Batch(
         ids=torch.from_numpy(ids),
         positions=torch.from_numpy(positions if planes > 1 else positions[0]),
-        mask=torch.from_numpy(mask),
+        ends=torch.from_numpy(ends),
         images=images,
+        features=torch.from_numpy(_features(rows)),
         sources=torch.from_numpy(np.concatenate([row.sources + n * length for n, row in enumerate(rows)])),
         targets=torch.from_numpy(np.concatenate([row.targets for row in rows])),
         weights=torch.from_numpy(np.concatenate(weights).astype(np.float32)),
@@ -194,24 +232,77 @@ def collate(
     )
 
 
+def _features(rows: Sequence[Row]) -> NDArray[np.int64]:
+    """Which output of the vision tower stands at each placeholder of the rows, those of all images counted through."""
+    sizes: dict[bytes, int] = {}
+    for row in rows:
+        for number, picture in enumerate(row.pictures):
+            sizes[picture.digest] = int(row.place[row.image_of == number].max()) + 1
+    ends = np.cumsum(list(sizes.values()), dtype=np.int64)
+    starts = {digest: int(end) - size for (digest, size), end in zip(sizes.items(), ends, strict=True)}
+    parts = [np.zeros(0, dtype=np.int64)]
+    for row in rows:
+        shown = row.image_of >= 0
+        firsts = np.array([starts[picture.digest] for picture in row.pictures], dtype=np.int64)
+        parts.append(firsts[row.image_of[shown]] + row.place[shown])
+    return np.concatenate(parts)
+
+
 class PackedLoss(torch.nn.Module):
-    """The cross-entropy of a packed batch; logits are computed only where there is a target."""
+    """The cross-entropy of a packed batch; logits are computed only where there is a target.
+
+    Raises:
+        ModelError: the model would compute something else in a packed row than in one sequence per sample.
+    """
 
     model: Any  # a PreTrainedModel: its base model is called directly, to get hidden states without logits
 
     def __init__(self, model: torch.nn.Module):
         super().__init__()
+        check_packable(model)
         self.model = model
 
     def forward(self, batch: Batch) -> torch.Tensor:
         """(N,) losses, one per target, not weighted."""
-        output = self.model.model(
-            input_ids=batch.ids,
-            attention_mask=batch.mask,
-            position_ids=batch.positions,
-            use_cache=False,
-            **batch.images,
-        )
+        base = self.model.model
+        with shared_images(base, batch):
+            output = base(
+                input_ids=batch.ids,
+                attention_mask=attention_mask(batch.ends, attention_of(self.model), self.model.dtype),
+                position_ids=batch.positions,
+                use_cache=False,
+                **batch.images,
+            )
         hidden = output.last_hidden_state.flatten(0, 1)[batch.sources]
-        logits = self.model.get_output_embeddings()(hidden).float()
-        return torch.nn.functional.cross_entropy(logits, batch.targets, reduction="none")
+        return cross_entropy(hidden, self.model.get_output_embeddings(), batch.targets)
+
+
+@contextmanager
+def shared_images(base: Any, batch: Batch) -> Iterator[None]:
+    """For the time of a ``with``, a base model's own call of its vision tower repeats each image wherever it stands.
+
+    The one place at which all versions of ``transformers`` let something be put between tower and language model.
+    """
+    tower = base.get_image_features
+    base.get_image_features = lambda *args, **kwargs: share_features(tower(*args, **kwargs), batch)
+    try:
+        yield
+    finally:
+        del base.get_image_features
+
+
+def share_features(outputs: Any, batch: Batch) -> Any:
+    """The vision tower's outputs for the distinct images of a batch, repeated wherever an image stands.
+
+    Args:
+        outputs: what a model's ``get_image_features`` returns: ``pooler_output`` and, for models with DeepStack
+            (Meng et al. 2024), ``deepstack_features`` per depth, each a sequence of (tokens of an image, D).
+    """
+    outputs.pooler_output = _gather(outputs.pooler_output, batch.features)
+    if hasattr(outputs, "deepstack_features"):
+        outputs.deepstack_features = [_gather(part, batch.features) for part in outputs.deepstack_features]
+    return outputs
+
+
+def _gather(parts: Sequence[torch.Tensor], index: torch.Tensor) -> tuple[torch.Tensor]:
+    return (torch.cat(tuple(parts))[index],)

@@ -16,14 +16,11 @@ from transformers import AutoModelForImageTextToText, AutoProcessor
 from vagen.config import Model
 from vagen.files import atomic_folder, write_json
 from vagen.policy import tiny
+from vagen.policy.errors import ModelError as ModelError
 from vagen.policy.processors import ImageOnlyQwen3VLProcessor
 from worlds.text import Representation
 
 FORMAT_FILE = "cloze_format.json"
-
-
-class ModelError(ValueError):
-    """A model that cannot be loaded; the message names it and the remedy."""
 
 
 @dataclass(frozen=True)
