@@ -22,9 +22,9 @@ from vagen.cloze.sample import (
     simulator,
     write_labels,
 )
-from vagen.cloze.truth import agrees, arrives, optimal_actions, true_facts
+from vagen.cloze.truth import agrees, arrives, optimal_actions, seen_states, true_facts
 from vagen.mdp import Trajectory
-from worlds import Snapshot, World
+from worlds import Facts, Snapshot, World
 from worlds.text import Representation, write_actions, write_facts
 
 
@@ -50,12 +50,12 @@ def build(
     sample = Sample(name, pattern, window, representation)
     if pattern.counterfactual:
         sample = replace(sample, branch=_branch(sample))
-    if pattern.dynamics:
-        _check_foreseeable(sample)
+    _check_foreseeable(sample)
     if not with_answer:
         return _written(sample, [], "")
     if pattern.task == "order":
-        order = _generator(sample).permutation(len(pattern.asked))
+        _check_orders_differ(sample)
+        order = _generator(sample, "order").permutation(len(pattern.asked))
         sample = replace(sample, order=tuple(map(int, order)))
         return _written(sample, [], write_labels(np.argsort(order)))
     if pattern.choices:
@@ -75,28 +75,53 @@ def check_answerable(name: str, pattern: Pattern, world: World) -> None:
     solved = [slot for slot in (*pattern.given, asked) if slot.kind == "b" or slot.optimal]
     if solved and not world.has_solver:
         raise ClozeError(f"cloze {name!r}: slot {solved[0]}: {world.id} has no solver, which that takes")
+    if pattern.task in ("actions", "policy") and pattern.choices > len(world.actions):
+        raise ClozeError(
+            f"cloze {name!r}: slot {asked}: {world.id} has {len(world.actions)} actions, fewer than the options"
+        )
     retrodicts = pattern.task in ("state", "observation") and not pattern.is_foretold(asked)
     if retrodicts and not world.fully_visible:
         raise ClozeError(f"cloze {name!r}: slot {asked}: {world.id} is seen in part, and what came before stays open")
-    one_step_ahead = pattern.task == "state" and pattern.horizon == 1 and not (pattern.choices or retrodicts)
-    luckless = pattern.task == "state" and pattern.horizon == 0 and not pattern.choices
-    if not world.deterministic and not luckless and not (one_step_ahead and not pattern.counterfactual):
+    if not world.deterministic:
+        _check_chance(name, pattern, world)
+
+
+def _check_chance(name: str, pattern: Pattern, world: World) -> None:
+    """In a random world only those states can be asked whose chances the world knows.
+
+    Raises:
+        ClozeError: names the slot and the reason.
+    """
+    asked = pattern.asked[0]
+    if solved := [slot for slot in pattern.given if slot.kind == "b"]:
+        raise ClozeError(f"cloze {name!r}: slot {solved[0]}: {world.id} is random, no number of steps to go is sure")
+    states = pattern.task == "state" and pattern.is_foretold(asked) and not (pattern.choices or pattern.counterfactual)
+    if not states or pattern.horizon > 1:
         raise ClozeError(
             f"cloze {name!r}: slot {asked}: {world.id} is random; only states up to one step ahead can be scored"
         )
+    start = pattern.anchor.time
+    telling = [slot for slot in pattern.given if slot.kind != "a" and slot.time + (slot.kind in "rd") > start]
+    if pattern.horizon and telling:
+        raise ClozeError(
+            f"cloze {name!r}: slot {telling[0]}: {world.id} is random, and what came of the action is asked; leave it out"
+        )
 
 
-def _generator(sample: Sample) -> np.random.Generator:
-    """Chance as a function of what the sample is about, the same in every process."""
+def _generator(sample: Sample, purpose: str) -> np.random.Generator:
+    """Chance as a function of what the sample is about, the same in every process.
+
+    Each purpose has its own: where the right option stands must not be told by which actions are shown.
+    """
     window = sample.window
-    content = [window.world, window.snapshots[0], window.actions, str(sample.pattern)]
+    content = [window.world, window.snapshots[0], window.actions, str(sample.pattern), purpose]
     return np.random.default_rng(zlib.crc32(json.dumps(content, sort_keys=True).encode()))
 
 
 def _branch(sample: Sample) -> Trajectory:
     """The window with other actions than those taken where actions are primed; with another outcome if one has."""
     pattern, window, world = sample.pattern, sample.window, sample.world
-    generator = _generator(sample)
+    generator = _generator(sample, "branch")
     primed = {slot.time for slot in (*pattern.given, *pattern.asked) if slot.kind == "a" and slot.primed}
     actions = list(window.actions[: pattern.length])
     for time in sorted(primed):
@@ -104,6 +129,8 @@ def _branch(sample: Sample) -> Trajectory:
         if time == pattern.fork:
             outcome = world.facts(window.snapshots[time + 1])
             others = [a for a in others if _facts_after(world, window.snapshots[time], a) != outcome] or others
+        if not others:
+            raise UnaskableError(f"cloze {sample.name!r}: slot a{time}': {world.id} has no other action")
         actions[time] = int(generator.choice(others))
     return counterfactual(window, actions)
 
@@ -114,14 +141,26 @@ def _facts_after(world: World, snapshot: Snapshot, action: int):
 
 
 def _check_foreseeable(sample: Sample) -> None:
-    if not sample.world.deterministic:
+    """Refuse what follows from a transition whose outcome cannot be known before."""
+    pattern, world = sample.pattern, sample.world
+    if not world.deterministic:
+        return
+    times = range(pattern.length)
+    if pattern.task in ("policy", "budget"):  # what comes after the moment they ask about does not matter
+        times = range(pattern.anchor.time, pattern.asked[0].time)
+    elif not pattern.dynamics:
         return
     for trajectory in (sample.window, sample.branch):
-        if trajectory is None:
-            continue
-        for time in range(sample.pattern.length):
-            if not sample.world.foreseeable(trajectory.snapshots[time], trajectory.actions[time]):
+        for time in times if trajectory is not None else ():
+            if not world.foreseeable(trajectory.snapshots[time], trajectory.actions[time]):
                 raise UnaskableError(f"cloze {sample.name!r}: what action {time} does cannot be known before")
+
+
+def _check_orders_differ(sample: Sample) -> None:
+    """Refuse to ask for the order of things that are all alike."""
+    first, *others = (_value(sample, slot) for slot in sample.pattern.asked)
+    if all(other == first for other in others):
+        raise UnaskableError(f"cloze {sample.name!r}: what is to be put in order is all alike")
 
 
 # ------------------------------------------------------------------------------------------------------------ choices
@@ -138,14 +177,14 @@ def _choice(sample: Sample) -> Sample:
         raise UnaskableError(f"cloze {sample.name!r}: only {len(wrong)} wrong options differ from each other here")
     [asked] = sample.pattern.asked
     right: Snapshot | str = sample.snapshot(asked) if sample.pattern.task == "observation" else _answer(sample)
-    place = int(_generator(sample).integers(sample.pattern.choices))
+    place = int(_generator(sample, "place").integers(sample.pattern.choices))
     return _written(sample, [*wrong[:place], right, *wrong[place:]], LABELS[place])
 
 
 def _wrong_options(sample: Sample) -> Iterator[Snapshot | str]:
     """Wrong answers that differ from each other, the most tempting first."""
     world, task = sample.world, sample.pattern.task
-    generator = _generator(sample)
+    generator = _generator(sample, "options")
     match task:
         case "state" | "observation":
             yield from _wrong_states(sample)
@@ -181,22 +220,20 @@ def _rewards(sample: Sample) -> list[float]:
 
 def _wrong_states(sample: Sample) -> Iterator[Snapshot | str]:
     """States near the asked one that cannot be it, no two of which show the same."""
-    world = sample.world
-    seen = {true_facts(sample)}
-    for snapshot in _near_states(sample):
-        facts = world.facts(snapshot)
-        if facts in seen or agrees(sample, facts):
-            continue
+    world, observed = sample.world, sample.pattern.task == "observation"
+    given, seen = seen_states(sample), set[Facts]()
+    for snapshot in (sample.snapshot(sample.pattern.asked[0]), *_near_states(sample)):
+        facts = world.facts(snapshot) if observed else world.belief(given, snapshot)
+        if seen and facts not in seen and not agrees(sample, facts):  # the first is the asked state itself
+            yield snapshot if observed else write_facts(facts, world.schema, sample.representation)
         seen.add(facts)
-        observed = sample.pattern.task == "observation"
-        yield snapshot if observed else write_facts(facts, world.schema, sample.representation)
 
 
 def _near_states(sample: Sample) -> Iterator[Snapshot]:
     """What other actions would have led to, then the other states of the window, then those one step from them."""
     [asked] = sample.pattern.asked
     world, trajectory = sample.world, sample.trajectory(asked.primed)
-    generator = _generator(sample)
+    generator = _generator(sample, "options")
     before = [trajectory.snapshots[asked.time - 1]] if asked.time else []
     around = [*before, trajectory.snapshots[asked.time], *trajectory.snapshots]
     for number, start in enumerate(around):
@@ -324,7 +361,7 @@ def _answer(sample: Sample) -> str:
 
 def write_reward(reward: float) -> str:
     """A reward as it is asked and answered: two decimals, no trailing zeros."""
-    return f"{reward:.2f}".rstrip("0").rstrip(".")
+    return f"{round(reward, 2) + 0.0:.2f}".rstrip("0").rstrip(".")  # + 0.0 makes -0.0 0.0
 
 
 def write_steps(steps: int | None) -> str:

@@ -155,6 +155,17 @@ class Pattern:
             found += [other for other in self.given if other.kind in "os" and self.node(other) == here]
         return tuple(found)
 
+    @cached_property
+    def clues(self) -> Mapping[Node, tuple[Slot, ...]]:
+        """The given slots that tell of a state (o, s, b) or of the transition that led to it (r, d), by that state."""
+        found: dict[Node, tuple[Slot, ...]] = {}
+        for slot in self.given:
+            if slot.kind != "a":
+                time = slot.time + (slot.kind in "rd")
+                node = (time, slot.primed and time > self.fork)
+                found[node] = (*found.get(node, ()), slot)
+        return found
+
     def _closure(self, start: Sequence[Slot]) -> frozenset[Node]:
         known = {self.node(slot) for slot in start}
         for time in range(self.length):
@@ -193,7 +204,9 @@ NAMED: dict[str, str] = {
     "text_budget": "s0 -> b0",
     "text_rollout": "s0 a0 a1 a2 -> s3",
     "text_plan_inference": "s0 s3 -> a0 a1 a2",
+    "text_infill_state": "s0 a0 s2 a1 -> s1",
     "text_infill_action": "s0 s2 a1 -> a0",
+    "text_next_state": "s0 a0 -> s1?4",
     "text_counterfactual": "s0 a0 s1 a0' -> s1'",
     "text_reorder_states": "s0 a0 a1 a2 {s1 s2 s3} -> order",
     "text_reorder_actions": "s0 s1 s2 s3 {a0 a1 a2} -> order",
@@ -270,6 +283,8 @@ def all_named() -> Mapping[str, str]:
     found = dict(NAMED)
     for point in entry_points(group=PLUGINS):
         origin = f"plug-in {point.dist.name if point.dist else '?'} ({PLUGINS}: {point.name})"
+        if not point.name.isidentifier():
+            raise ClozeError(f"{origin}: a cloze's name is made of letters, digits and _; choose another name")
         if point.name in found:
             raise ClozeError(f"{origin}: cloze {point.name!r} exists already; choose another name or uninstall it")
         try:
@@ -430,6 +445,16 @@ def _check_state(pattern: Pattern, text: str) -> None:
         raise ClozeError(f"cloze {text!r}: slot {slot} is both given and asked")
     if not pattern.outcomes_of(slot):
         _need_foretold(pattern, slot, text)
+    elif not any((time, slot.primed and time > pattern.fork) in pattern.foretold for time in range(slot.time + 1)):
+        _check_nothing_before(pattern, slot, text)
+
+
+def _check_nothing_before(pattern: Pattern, slot: Slot, text: str) -> None:
+    """What is told of the time before a state, when no state is, rules out pasts that nobody can list."""
+    if before := [other for other in pattern.given if other.time < slot.time]:
+        raise ClozeError(
+            f"cloze {text!r}: slot {before[0]} comes before {slot}, and no o or s there says where from; leave it out"
+        )
 
 
 def _check_actions(pattern: Pattern, text: str) -> None:
@@ -468,6 +493,8 @@ def _check_policy(pattern: Pattern, text: str) -> None:
 def _check_event(pattern: Pattern, text: str) -> None:
     """A reward or termination follows from the state before and the action, or else the state after."""
     slot = _one_slot(pattern, text)
+    if slot.kind == "d" and pattern.choices > len(("yes", "no")):
+        raise ClozeError(f"cloze {text!r}: slot {slot}: the end of an episode has two answers; choose among 2")
     _need_foretold(pattern, slot, text)
     after = (slot.time + 1, slot.primed and slot.time + 1 > pattern.fork)
     if not pattern.knows_action(slot.time, slot.primed) and after not in pattern.foretold:

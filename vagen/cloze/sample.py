@@ -5,6 +5,7 @@ Building one from a pattern is the business of ``build``, saying what is right t
 
 from __future__ import annotations
 
+import json
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from functools import lru_cache
@@ -17,6 +18,7 @@ from worlds.text import Representation
 YES, NO = "yes", "no"
 IMPOSSIBLE = "impossible"
 LABELS = "ABCDEFGHI"  # of options and of shuffled things
+OUTCOMES_KEPT = 1 << 13  # outcomes of actions that are remembered
 
 
 class UnaskableError(ClozeError):
@@ -159,11 +161,37 @@ def counterfactual(window: Trajectory, actions: Sequence[int]) -> Trajectory:
 
 def execute(world: World, snapshot: Snapshot, actions: Sequence[int]) -> list[Snapshot] | None:
     """The states after each of ``actions``, from ``snapshot``; ``None`` if the world ends before all are taken."""
-    world.restore(snapshot)
     states = []
     for action in actions:
-        if world.terminated:
+        after = outcome(world, snapshot, action)
+        if after is None:
             return None
-        world.step(action)  # type: ignore[arg-type]
-        states.append(world.state().snapshot)
+        snapshot = after.snapshot
+        states.append(snapshot)
     return states
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """What one action leads to: the state, the reward, and whether the world ends there."""
+
+    snapshot: Snapshot
+    reward: float
+    terminated: bool
+
+
+def outcome(world: World, snapshot: Snapshot, action: int) -> Outcome | None:
+    """What an action leads to; ``None`` from where the world has ended. Remembered where nothing is left to chance."""
+    text = json.dumps(snapshot)
+    return _remembered(world, text, action) if world.deterministic else _outcome(world, text, action)
+
+
+def _outcome(world: World, snapshot: str, action: int) -> Outcome | None:
+    world.restore(json.loads(snapshot))
+    if world.terminated:
+        return None
+    _, reward, terminated, _, _ = world.step(action)  # type: ignore[arg-type]
+    return Outcome(world.state().snapshot, float(reward), terminated)
+
+
+_remembered = lru_cache(maxsize=OUTCOMES_KEPT)(_outcome)

@@ -1,18 +1,23 @@
 """What is right, found by simulating: which states, actions and orders agree with everything a cloze shows.
 
-Knows nothing about text or images.
+An answer is right if some history with it shows all that is given: each image and state, reward, end and number of
+steps to go, in the factual trajectory and in the counterfactual branch at once; actions that are neither given nor
+asked may be any. Knows nothing about text or images.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from itertools import product
+import json
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 
-from vagen.cloze.grammar import Slot
-from vagen.cloze.sample import Sample, execute
+from vagen.cloze.grammar import Node, Slot
+from vagen.cloze.sample import Outcome, Sample, outcome
 from worlds import Facts, Snapshot
 
 PLANS_TRIED = 4096  # beyond so many possible plans, equivalence sets are not enumerated
+
+#: The state of the factual trajectory and that of the branch, at one time; ``None`` where it is not followed.
+History = tuple[Snapshot | None, Snapshot | None]
 
 
 def true_facts(sample: Sample) -> Facts:
@@ -36,25 +41,30 @@ def agrees(sample: Sample, facts: Facts) -> bool:
     Where the asked state follows from what is given, it is one state. Else (retrodiction, infilling) it is every state
     that the given actions lead on to what is shown later, and that some actions lead to from what is shown before.
     """
-    truth = true_facts(sample)
-    [asked] = sample.pattern.asked
-    if facts == truth or sample.pattern.is_foretold(asked):
+    truth, pattern = true_facts(sample), sample.pattern
+    [asked] = pattern.asked
+    if facts == truth or pattern.is_foretold(asked):
         return facts == truth
+    node = pattern.node(asked)
+    known = [time for time in range(asked.time) if (time, asked.primed and time > pattern.fork) in pattern.foretold]
+    if known:
+        return _is_consistent(sample, max(known), _foretold_at(sample, max(known)), {}, (node, facts))
     candidate = sample.world.realise(facts, like=sample.snapshot(asked))
-    return candidate is not None and _leads_on(sample, asked, candidate) and _is_reached(sample, asked, facts)
+    if candidate is None or not _shows(sample, node, candidate):
+        return False
+    first = (None, candidate) if node[1] else (candidate, None)
+    return _is_consistent(sample, asked.time, first, {}, None)
 
 
 def arrives(sample: Sample, actions: Sequence[int]) -> bool:
-    """Whether ``actions`` in place of the asked ones lead to states that look like all those shown."""
+    """Whether ``actions`` in place of the asked ones lead to all that is shown."""
     asked = sample.pattern.asked
     if tuple(actions) == tuple(map(sample.action, asked)):
         return True
-    first = asked[0]
-    shown = sample.pattern.outcomes_of(first)
-    plan = list(sample.trajectory(first.primed).actions[first.time : max(slot.time for slot in shown)])
-    for slot, action in zip(asked, actions, strict=True):
-        plan[slot.time - first.time] = action
-    return _shows(sample, first, execute(sample.world, sample.snapshot(first), plan), shown)
+    start = asked[0].time
+    return _is_consistent(
+        sample, start, _foretold_at(sample, start), dict(zip(asked, actions, strict=True)), None
+    )
 
 
 def is_order(sample: Sample, order: Sequence[int]) -> bool:
@@ -71,34 +81,112 @@ def is_order(sample: Sample, order: Sequence[int]) -> bool:
     )
 
 
-def _shows(sample: Sample, start: Slot, states: list[Snapshot] | None, shown: Sequence[Slot]) -> bool:
-    """Whether ``states``, the first of them one step after ``start``, look like those shown."""
-    facts = sample.world.facts
-    return states is not None and all(
-        facts(states[slot.time - start.time - 1]) == facts(sample.snapshot(slot)) for slot in shown
+# ---------------------------------------------------------------------------------------------------------- histories
+
+
+def _is_consistent(
+    sample: Sample, start: int, first: History, chosen: Mapping[Slot, int], asked: tuple[Node, Facts] | None
+) -> bool:
+    """Whether a history that begins with ``first`` at time ``start`` shows all that is given from there on.
+
+    Args:
+        chosen: the actions answered.
+        asked: which state is asked, and the facts answered.
+    """
+    pattern = sample.pattern
+    followed = (first[0] is not None, first[1] is not None or start <= pattern.fork)
+    ends = [max((time for time, primed in pattern.clues if primed == branch), default=0) for branch in (False, True)]
+    if asked:
+        ends[asked[0][1]] = max(ends[asked[0][1]], asked[0][0])
+    if start <= pattern.fork < ends[1]:
+        ends[0] = max(ends[0], pattern.fork)
+    until = (ends[0] * followed[0], ends[1] * followed[1])
+    decided = max([asked[0][0] if asked else start, *(slot.time + 1 for slot in chosen)])
+    histories = [first]
+    for time in range(start, max(until)):
+        if time >= decided and _actual(sample, time, histories[0]) in histories:
+            return True  # as things went, all of it was shown
+        after = (next for history in histories for next in _continued(sample, time, history, chosen, until))
+        histories = _distinct(history for history in after if _is_answered(sample, time + 1, history, asked))
+        if not histories:
+            return False
+    return True
+
+
+def _continued(
+    sample: Sample, time: int, history: History, chosen: Mapping[Slot, int], until: tuple[int, int]
+) -> Iterator[History]:
+    """The histories one step on that show what is given, by every action not known."""
+    pattern = sample.pattern
+    factual = history[0] if time < until[0] else None
+    branch = history[time > pattern.fork] if pattern.fork <= time < until[1] else None
+    own = Slot("a", time, True)
+    branches_off = own in pattern.given or own in pattern.asked
+    for action in _possible(sample, Slot("a", time), chosen) if factual or not branches_off else (0,):
+        for other in _possible(sample, own, chosen) if branch and branches_off else (action,):
+            after = [
+                None if state is None else _after(sample, (time + 1, primed), state, taken)
+                for state, taken, primed in ((factual, action, False), (branch, other, True))
+            ]
+            if (after[0] is None) == (factual is None) and (after[1] is None) == (branch is None):
+                yield after[0], after[1]
+
+
+def _possible(sample: Sample, slot: Slot, chosen: Mapping[Slot, int]) -> Sequence[int]:
+    """The actions that can stand in a slot."""
+    if slot in chosen:
+        return (chosen[slot],)
+    return (sample.action(slot),) if slot in sample.pattern.given else range(len(sample.world.actions))
+
+
+def _after(sample: Sample, node: Node, before: Snapshot, action: int) -> Snapshot | None:
+    """The state after an action; ``None`` if it is not what is given, or the world had ended."""
+    result = outcome(sample.world, before, action)
+    return result.snapshot if result is not None and _shows(sample, node, result.snapshot, result) else None
+
+
+def _shows(sample: Sample, node: Node, snapshot: Snapshot, result: Outcome | None = None) -> bool:
+    """Whether a state, and the transition that led to it, look like what is given of them."""
+    world = sample.world
+    for slot in sample.pattern.clues.get(node, ()):
+        trajectory = sample.trajectory(slot.primed)
+        match slot.kind:
+            case "o" | "s":
+                same = world.facts(snapshot) == world.facts(trajectory.snapshots[slot.time])
+            case "b":
+                same = world.steps_to_go(snapshot) == world.steps_to_go(trajectory.snapshots[slot.time])
+            case "r":
+                same = result is None or round(result.reward, 2) == round(trajectory.rewards[slot.time], 2)
+            case _:
+                same = result is None or result.terminated == trajectory.transition(slot.time).terminated
+        if not same:
+            return False
+    return True
+
+
+def _is_answered(sample: Sample, time: int, history: History, asked: tuple[Node, Facts] | None) -> bool:
+    """Whether a history has the answered state where it is asked."""
+    if asked is None or asked[0][0] != time:
+        return True
+    state = history[asked[0][1]]
+    return state is not None and sample.world.facts(state) == asked[1]
+
+
+def _foretold_at(sample: Sample, time: int) -> History:
+    """The states at a time that follow from what is given."""
+    foretold = sample.pattern.foretold
+    factual = sample.window.snapshots[time] if (time, False) in foretold else None
+    return factual, sample.trajectory(True).snapshots[time] if (time, True) in foretold else None
+
+
+def _actual(sample: Sample, time: int, like: History) -> History:
+    """The states at a time as things went, of the trajectories that ``like`` follows."""
+    factual, branch = like
+    return (
+        None if factual is None else sample.window.snapshots[time],
+        None if branch is None else sample.trajectory(True).snapshots[time],
     )
 
 
-def _leads_on(sample: Sample, asked: Slot, candidate: Snapshot) -> bool:
-    shown = sample.pattern.outcomes_of(asked)
-    actions = sample.trajectory(asked.primed).actions[asked.time : max(slot.time for slot in shown)]
-    return _shows(sample, asked, execute(sample.world, candidate, actions), shown)
-
-
-def _is_reached(sample: Sample, asked: Slot, facts: Facts) -> bool:
-    """Whether some choice of the actions not given leads from the last state known before to the facts."""
-    pattern, world = sample.pattern, sample.world
-    before = [time for time in range(asked.time) if (time, asked.primed and time > pattern.fork) in pattern.foretold]
-    if not before:
-        return True
-    start = max(before)
-    trajectory = sample.trajectory(asked.primed)
-    choices = [
-        [trajectory.actions[time]] if pattern.knows_action(time, asked.primed) else range(len(world.actions))
-        for time in range(start, asked.time)
-    ]
-    for plan in product(*choices):
-        states = execute(world, trajectory.snapshots[start], plan)
-        if states is not None and world.facts(states[-1]) == facts:
-            return True
-    return False
+def _distinct(histories: Iterable[History]) -> list[History]:
+    return list({json.dumps(history): history for history in histories}.values())
