@@ -28,6 +28,7 @@ DECLARED = {
         "floor_intervals",
         "skill",
         "field_f1",
+        "likelihood",
         "parsed",
         "effective",
         "events",

@@ -104,7 +104,7 @@ def _check_chance(name: str, pattern: Pattern, world: World) -> None:
     telling = [slot for slot in pattern.given if slot.kind != "a" and slot.time + (slot.kind in "rd") > start]
     if pattern.horizon and telling:
         raise ClozeError(
-            f"cloze {name!r}: slot {telling[0]}: {world.id} is random, and what came of the action is asked; leave it out"
+            f"cloze {name!r}: slot {telling[0]}: {world.id} is random, and this tells what came of it; leave it out"
         )
 
 

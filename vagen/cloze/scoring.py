@@ -7,15 +7,16 @@ shown, another order of things that look the same.
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Hashable
 from dataclasses import dataclass
 from itertools import permutations, product
 from math import factorial
 
-from vagen.cloze.sample import IMPOSSIBLE, NO, YES, Sample, read_labels
+from vagen.cloze.sample import IMPOSSIBLE, LABELS, NO, YES, Sample, read_labels
 from vagen.cloze.truth import PLANS_TRIED, agrees, arrives, is_order, optimal_actions, true_facts
 from worlds import Facts
-from worlds.text import read_actions, read_facts
+from worlds.text import read_actions, read_facts, write_facts
 
 
 @dataclass(frozen=True)
@@ -38,7 +39,8 @@ def score(sample: Sample, answer: str) -> Score:
     """Score a free-form answer to a sample."""
     if sample.pattern.choices:
         chosen = read_labels(answer, sample.pattern.choices)
-        return Score(answer.strip() == sample.answer, chosen is not None and len(chosen) == 1, {})
+        parsed = chosen is not None and len(chosen) == 1
+        return Score(parsed and chosen == read_labels(sample.answer, len(LABELS)), parsed, {})
     match sample.pattern.task:
         case "state":
             return _score_state(sample, answer)
@@ -77,6 +79,16 @@ def accepted_answers(sample: Sample) -> frozenset[Hashable]:
             return frozenset(order for order in permutations(range(len(asked))) if is_order(sample, order))
         case _:
             return frozenset([sample.answer])
+
+
+def chances(sample: Sample) -> dict[str, float]:
+    """How likely each state is that a random world may be in after the last given action, by its text."""
+    [asked] = sample.pattern.asked
+    world, window = sample.world, sample.window
+    found: Counter[Facts] = Counter()
+    for chance, snapshot in world.outcomes(window.snapshots[asked.time - 1], window.actions[asked.time - 1]):
+        found[world.facts(snapshot)] += chance  # type: ignore[assignment]
+    return {write_facts(facts, world.schema, sample.representation): float(p) for facts, p in found.items()}
 
 
 def answer_count(sample: Sample) -> int | None:

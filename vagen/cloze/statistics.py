@@ -7,8 +7,10 @@ from collections import Counter, defaultdict
 from collections.abc import Hashable, Sequence
 from dataclasses import dataclass
 
+import numpy as np
+
 from vagen.cloze.sample import Sample
-from vagen.cloze.scoring import accepted_answers, answer_count, can_enumerate
+from vagen.cloze.scoring import accepted_answers, answer_count, can_enumerate, chances, score
 from vagen.cloze.truth import agrees
 
 Z95 = 1.959963984540054  # two-sided 95 % quantile of the normal distribution
@@ -59,8 +61,17 @@ def majority_floor(samples: Sequence[Sample]) -> Proportion | None:
             overall.update(answers)
             by_text[sample.question].update(answers)
         for sample, answers in list(zip(samples, accepted, strict=True))[half::2]:
-            hits += _most_common(by_text.get(sample.question) or overall) in answers
+            guess = _most_common(by_text.get(sample.question) or overall)
+            hits += guess in answers or _is_possible(sample, guess)
     return wilson(hits, len(samples))
+
+
+def _is_possible(sample: Sample, guess: Hashable) -> bool:
+    """Whether a guessed state can be the asked one where several can."""
+    several = sample.pattern.task == "state" and not (
+        sample.pattern.choices or sample.pattern.is_foretold(sample.pattern.asked[0])
+    )
+    return several and isinstance(guess, str) and score(sample, guess).correct
 
 
 def _most_common(counts: Counter[Hashable]) -> Hashable:
@@ -102,19 +113,25 @@ def ceiling(samples: Sequence[Sample]) -> float | None:
     """
     first = samples[0]
     if not first.world.deterministic and first.pattern.dynamics:
-        return sum(_likeliest(sample) for sample in samples) / len(samples)
+        return sum(max(chances(sample).values()) for sample in samples) / len(samples)
     determined = first.world.fully_visible or (first.pattern.task == "state" and not first.pattern.choices)
     return 1.0 if determined else None
 
 
-def _likeliest(sample: Sample) -> float:
-    """The chance of the likeliest visible outcome of the last given action."""
-    [asked] = sample.pattern.asked
-    before, action = sample.window.snapshots[asked.time - 1], sample.window.actions[asked.time - 1]
-    chances: Counter[Hashable] = Counter()
-    for chance, snapshot in sample.world.outcomes(before, action):
-        chances[sample.world.facts(snapshot)] += chance  # type: ignore[assignment]
-    return float(max(chances.values()))
+def divergence(chances: Sequence[float], log_probabilities: Sequence[float]) -> tuple[float, float]:
+    """How far a model's distribution is from the true one.
+
+    Args:
+        chances: of each thing that can happen, all above 0; they sum to 1.
+        log_probabilities: what the model gives to saying each, in nats.
+
+    Returns:
+        KL(true || model) in nats, with the model's probabilities normalised over what can happen, so that 0 is
+        perfect; and the mass the model puts on what can happen.
+    """
+    p, log_q = np.asarray(chances), np.asarray(log_probabilities, dtype=np.float64)
+    log_mass = float(np.logaddexp.reduce(log_q))
+    return max(0.0, float(p @ (np.log(p) - (log_q - log_mass)))), math.exp(log_mass)
 
 
 def skill(accuracy: float, floors: Sequence[float], top: float | None) -> float | None:

@@ -62,9 +62,7 @@ def arrives(sample: Sample, actions: Sequence[int]) -> bool:
     if tuple(actions) == tuple(map(sample.action, asked)):
         return True
     start = asked[0].time
-    return _is_consistent(
-        sample, start, _foretold_at(sample, start), dict(zip(asked, actions, strict=True)), None
-    )
+    return _is_consistent(sample, start, _foretold_at(sample, start), dict(zip(asked, actions, strict=True)), None)
 
 
 def is_order(sample: Sample, order: Sequence[int]) -> bool:

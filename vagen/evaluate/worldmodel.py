@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass
+from functools import lru_cache
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
@@ -15,14 +16,24 @@ import vagen
 from vagen.cloze.build import build, check_answerable
 from vagen.cloze.grammar import Pattern, named
 from vagen.cloze.sample import Sample, UnaskableError, simulator, window_at
-from vagen.cloze.scoring import Score, score
-from vagen.cloze.statistics import Proportion, ceiling, copy_floor, majority_floor, random_floor, skill, wilson
+from vagen.cloze.scoring import Score, chances, score
+from vagen.cloze.statistics import (
+    Proportion,
+    ceiling,
+    copy_floor,
+    divergence,
+    majority_floor,
+    random_floor,
+    skill,
+    wilson,
+)
 from vagen.cloze.windows import Event, Strata, choose_window, events
 from vagen.data.shards import read_trajectories
 from vagen.mdp import Trajectory
 from vagen.policy.batches import draw
 from vagen.policy.chat import Chat, Picture
 from vagen.policy.generate import generate
+from vagen.policy.likelihood import log_probabilities
 from vagen.progress import Progress
 from vagen.rollout.agents import MixtureAgent
 from vagen.rollout.collect import episode_seeds
@@ -31,9 +42,24 @@ from worlds import Facts, Split, WorldError
 from worlds.text import Representation
 
 STRATA = Strata(idle=0.1, balance=False)
+SIDE_BY_SIDE = 64  # episodes that are played at a time
 EPISODE_STEPS = 12  # episodes are played this long to draw windows from
 WINDOW_TRIES = 4  # windows of one episode that are tried before the next
 EXAMPLES = 4  # samples per row kept in the card, for people to look at
+
+
+@dataclass(frozen=True)
+class Likelihood:
+    """How well a model knows the chances of a random world; means over samples.
+
+    Attributes:
+        kl: KL(true || model) over what can happen, in nats, with the model's probabilities normalised over it; 0 is
+            perfect, whatever the ceiling of the accuracy.
+        mass: the model's probability of saying any of what can happen.
+    """
+
+    kl: float
+    mass: float
 
 
 @dataclass(frozen=True)
@@ -52,6 +78,7 @@ class Row:
         floor_intervals: (low, high) of each floor.
         skill: (accuracy - best floor) / (ceiling - best floor).
         field_f1: mean F1 per kind of thing, for state answers.
+        likelihood: in a random world, the distance of the model's distribution from the true one; else None.
         parsed: share of answers that could be read.
         effective: share of samples whose window changes what can be seen; None for clozes about one moment.
         events: share of samples by the kinds of things their first transition changes, as in "agent box".
@@ -75,6 +102,7 @@ class Row:
     floor_intervals: dict[str, tuple[float, float] | None]
     skill: float | None
     field_f1: dict[str, float]
+    likelihood: Likelihood | None
     parsed: float
     effective: float | None
     events: dict[str, float]
@@ -185,10 +213,24 @@ def _sample(
     return None
 
 
-def _episodes(world: str, n: int, seed: int, split: Split) -> Iterator[Trajectory]:
-    """Enough episodes to draw ``n`` windows from, though some are too short."""
-    seeds = episode_seeds(seed, world, f"evaluate-{split}", 6 * n)
-    return play(world, MixtureAgent(0.5), seeds, split, EPISODE_STEPS)
+class _Episodes:
+    """Enough episodes to draw ``n`` windows from, though some are too short; played when first asked for."""
+
+    def __init__(self, world: str, n: int, seed: int, split: Split):
+        self._world, self._split = world, split
+        self._seeds = episode_seeds(seed, world, f"evaluate-{split}", 6 * n)
+        self._played: list[Trajectory] = []
+
+    def __iter__(self) -> Iterator[Trajectory]:
+        for number in range(len(self._seeds)):
+            if number == len(self._played):
+                seeds = self._seeds[number : number + SIDE_BY_SIDE]
+                self._played += play(self._world, MixtureAgent(0.5), seeds, self._split, EPISODE_STEPS)
+            yield self._played[number]
+
+
+#: All clozes of a world are drawn from the same episodes.
+_episodes = lru_cache(maxsize=2)(_Episodes)
 
 
 def _row(
@@ -229,6 +271,7 @@ def _row(
         floor_intervals={name: (floor.low, floor.high) if floor else None for name, floor in floors.items()},
         skill=skill(accuracy.value, [floor.value for floor in floors.values() if floor], top),
         field_f1=_mean_f1(scores),
+        likelihood=_likelihood(chat, samples, pictures),
         parsed=float(np.mean([s.parsed for s in scores])),
         effective=float(np.mean(changes)) if pattern.dynamics else None,
         events=_event_shares(samples),
@@ -247,6 +290,17 @@ def _answers(
     # Room for half as much again as any right answer: the length must not give the answer away.
     longest = max(len(chat.answer_tokens(sample.answer)) for sample in samples)
     return generate(chat, prompts, longest + longest // 2 + 4, batch, progress.update)
+
+
+def _likelihood(chat: Chat, samples: Sequence[Sample], pictures: Sequence[Sequence[Picture]]) -> Likelihood | None:
+    if samples[0].world.deterministic or not samples[0].pattern.dynamics:
+        return None
+    prompts = [(chat.prompt(sample, shown), shown) for sample, shown in zip(samples, pictures, strict=True)]
+    true = [chances(sample) for sample in samples]
+    said = log_probabilities(chat, prompts, [list(texts) for texts in true])
+    found = [divergence(list(texts.values()), list(logs)) for texts, logs in zip(true, said, strict=True)]
+    kl, mass = np.mean(found, axis=0)
+    return Likelihood(float(kl), float(mass))
 
 
 def _shuffled_image_floor(
