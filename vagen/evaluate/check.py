@@ -1,7 +1,7 @@
 """``vagen check``: every cloze in every world and representation against the simulator, before any model is asked.
 
-The truth must score 1, and a state with one thing changed must not, unless the simulator accepts it too. Beside that
-stand the floors and ceilings that any model will be measured against.
+The truth must score 1, and an answer with one thing changed must not, unless a replay in another world shows that it
+is right too. Beside that stand the floors and ceilings that any model will be measured against.
 """
 
 from __future__ import annotations
@@ -12,13 +12,14 @@ from typing import Any
 
 import numpy as np
 
-from vagen.cloze.build import build, check_answerable
+from vagen.cloze.build import build, check_answerable, write_reward
 from vagen.cloze.grammar import ClozeError, Pattern, named
-from vagen.cloze.sample import Sample, simulator
+from vagen.cloze.sample import IMPOSSIBLE, LABELS, NO, YES, Sample, simulator
 from vagen.cloze.scoring import score
 from vagen.cloze.statistics import ceiling, copy_floor, majority_floor, random_floor
 from vagen.cloze.truth import true_facts
 from vagen.cloze.windows import Strata
+from vagen.evaluate.replay import explains
 from vagen.evaluate.worldmodel import STRATA, draw_samples
 from vagen.progress import Progress
 from worlds import Facts, Split, Thing, WorldError
@@ -34,8 +35,8 @@ class CheckRow:
         n: samples; 0 where the cloze is refused.
         refused: why this world cannot be asked this; "" where it can.
         truths_right: samples whose own answer scores 1; must be ``n``.
-        corrupted_right: state answers with one thing changed that score 1; must be 0 where only one state is right.
-        ambiguous: whether several states may be right (retrodiction, infilling).
+        corrupted_right: answers with one thing changed that score 1: another way to the same outcome.
+        unexplained: answers with one thing changed whose score a replay contradicts; must be 0.
         effective: share of samples that change what can be seen.
         ceiling, majority, random, copy: what a perfect and a blind predictor reach; None where they do not apply.
     """
@@ -48,7 +49,7 @@ class CheckRow:
     refused: str = ""
     truths_right: int = 0
     corrupted_right: int = 0
-    ambiguous: bool = False
+    unexplained: int = 0
     effective: float | None = None
     ceiling: float | None = None
     majority: float | None = None
@@ -57,7 +58,7 @@ class CheckRow:
 
     @property
     def passed(self) -> bool:
-        return self.truths_right == self.n and (self.ambiguous or not self.corrupted_right)
+        return self.truths_right == self.n and not self.unexplained
 
 
 def check(
@@ -140,6 +141,7 @@ def _check_one(
     top = ceiling(samples)
     for representation in representations:
         asked = [build(cloze, pattern, sample.window, representation) for sample in samples]
+        corrupted = [_judged(sample, number) for number, sample in enumerate(asked)]
         yield CheckRow(
             world,
             cloze,
@@ -147,8 +149,8 @@ def _check_one(
             representation,
             n=len(asked),
             truths_right=sum(score(sample, sample.answer).correct for sample in asked),
-            corrupted_right=sum(_corrupted_right(sample, number) for number, sample in enumerate(asked)),
-            ambiguous=pattern.task == "state" and not pattern.is_foretold(pattern.asked[0]),
+            corrupted_right=sum(right for right, _ in corrupted),
+            unexplained=sum(right != explained for right, explained in corrupted),
             effective=sum(map(_changes, asked)) / len(asked) if pattern.dynamics else None,
             ceiling=top,
             majority=majority,
@@ -162,12 +164,42 @@ def _changes(sample: Sample) -> bool:
     return any(facts != first for facts in others)
 
 
-def _corrupted_right(sample: Sample, number: int) -> bool:
-    """Whether a state answer with one thing changed counts as right."""
-    if sample.pattern.task != "state" or sample.pattern.choices:
-        return False
-    changed = _corrupted(true_facts(sample), sample, np.random.default_rng([number, 5]))
-    return score(sample, write_facts(changed, sample.world.schema, sample.representation)).correct
+def _judged(sample: Sample, number: int) -> tuple[bool, bool]:
+    """Whether an answer with one thing changed scores 1, and whether a replay finds it right."""
+    changed = _changed(sample, np.random.default_rng([number, 5]))
+    return score(sample, changed).correct, explains(sample, changed)
+
+
+def _changed(sample: Sample, generator: np.random.Generator) -> str:
+    """The answer with one thing, word or number changed, so that it is another one and can be read."""
+    pattern, world, answer = sample.pattern, sample.world, sample.answer
+    if pattern.choices:
+        return _another(LABELS[: pattern.choices], answer, generator)
+    match pattern.task:
+        case "state":
+            facts = _corrupted(true_facts(sample), sample, generator)
+            return write_facts(facts, world.schema, sample.representation)
+        case "actions" | "policy":
+            words = answer.split(", ")
+            place = int(generator.integers(len(words)))
+            words[place] = _another(world.actions, words[place], generator)
+            return ", ".join(words)
+        case "order":
+            words = answer.split()
+            one, two = generator.choice(len(words), 2, replace=False)
+            words[one], words[two] = words[two], words[one]
+            return " ".join(words)
+        case "reward":
+            return write_reward(float(answer) + float(generator.choice([-1, -0.1, -0.01, 0.01, 0.1, 1])))
+        case "termination":
+            return _another((YES, NO), answer, generator)
+        case _:
+            steps = 1 if answer == IMPOSSIBLE else int(answer)
+            return _another((IMPOSSIBLE, str(steps + 1), str(abs(steps - 1))), answer, generator)
+
+
+def _another(words: Sequence[str], word: str, generator: np.random.Generator) -> str:
+    return str(generator.choice([other for other in words if other != word]))
 
 
 def _corrupted(facts: Facts, sample: Sample, generator: np.random.Generator) -> Facts:
