@@ -55,6 +55,8 @@ MEANINGS = {
     "o0 a0 a1 a0' -> s2'": ("o0 a0 a1 a0'", "s2'", "state", 2, 2, "o0", True),  # a1 is taken in the branch too
     "o0 a0 a1 a1' -> s2'": ("o0 a0 a1 a1'", "s2'", "state", 2, 2, "o0", True),
     "o0 a0' s1' a1' -> r1'": ("o0 a0' s1' a1'", "r1'", "reward", 2, 1, "o0", True),
+    "a0 o1 a0' o1' -> s0": ("a0 o1 a0' o1'", "s0", "state", 1, 1, "o1 o1'", True),
+    "o0 a1 o2 -> s1": ("o0 a1 o2", "s1", "state", 2, 1, "o0 o2", True),
     "o0 o1 o1' -> a0'": ("o0 o1 o1'", "a0'", "actions", 1, 1, "o0 o1 o1'", True),
     "a0' s1' -> o1'?2": ("a0' s1'", "o1'", "observation", 1, 0, "", False),
 }
@@ -122,6 +124,10 @@ REFUSED = {
     "o0 -> b1": ("b1", "depends on a0"),
     "o0 b0 -> b0": ("b0", "both given and asked"),
     "o0 a0 -> b0 b1": ("b1", "one b slot at a time"),
+    # what cannot be checked
+    "a0 a1 o2 -> s1": ("a0", "comes before s1"),
+    "r0 a1 o2 -> s1": ("r0", "comes before s1"),
+    "o0 a0 -> d0?3": ("d0", "two answers"),
     # choices
     "o0 o1?4 -> a0": ("'o1?4'", "only an asked slot can be a choice"),
     "o0 a0 -> o1?1": ("'o1?1'", "choose among 2 to 9"),

@@ -49,6 +49,7 @@ def test_own_clozes_need_no_plugins(ask):
     [
         ("policy = hindsight:PATTERN", 'PATTERN = "o0 -> s0"', "cloze 'policy' exists already"),
         ("bad = hindsight:PATTERN", 'PATTERN = "o0 -> s1"', "slot s1 depends on a0"),
+        ("past->s0 = hindsight:PATTERN", 'PATTERN = "o0 -> s0"', "letters, digits and _"),
         ("bad = hindsight:PATTERN", "PATTERN = 3", "no pattern but a int"),
         ("bad = hindsight:MISSING", "PATTERN = 3", "cannot be loaded"),
         ("bad = nowhere:PATTERN", "", "cannot be loaded"),

@@ -49,11 +49,13 @@ def make_chat() -> Callable[..., Chat]:
 
 @pytest.fixture(scope="session")
 def windows() -> dict[str, list[Trajectory]]:
-    """A few windows of three transitions per world; the agent still has somewhere to go in their first state."""
+    """A few windows of three transitions, not all alike; the agent still has somewhere to go in their first state."""
     found = {}
     for world in WORLDS:
         episodes = play(world, MixtureAgent(0.5), range(40), "train", 8)
-        fitting = [window_at(t, s, 3) for t in episodes for s in range(len(t) - 2)]
+        fitting = [
+            window_at(t, s, 3) for t in episodes for s in range(len(t) - 2) if len(set(t.actions[s : s + 3])) > 1
+        ]
         solvable = [w for w in fitting if simulator(world).optimal_actions(w.snapshots[0])]
         found[world] = solvable[:: max(1, len(solvable) // 6)][:6]
     return found

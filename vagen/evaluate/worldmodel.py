@@ -164,10 +164,14 @@ def summary(card: dict[str, Any]) -> str:
         interval = f"{row['ci_low']:.3f} – {row['ci_high']:.3f}"
         lines.append(
             f"{row['world']:<22}{row['cloze']:<20}{row['n']:>5}{row['accuracy']:>10.3f}{interval:>18}"
-            f"  {floors[best]:.3f} {best}"
+            f"  {floors[best]:.3f} {best}{_distance(row['likelihood'])}"
         )
     mean = sum(row["accuracy"] for row in card["rows"]) / len(card["rows"])
     return "\n".join([*lines, f"{'mean':<47}{mean:>10.3f}"])
+
+
+def _distance(likelihood: dict[str, float] | None) -> str:
+    return f", KL {likelihood['kl']:.3f} nats" if likelihood else ""
 
 
 def draw_samples(
