@@ -161,10 +161,16 @@ def test_no_reward_is_minus_nothing(reward, text):
     assert write_reward(reward) == text
 
 
-def test_a_label_with_a_comma_is_that_label():
+def test_a_label_is_that_label_and_nothing_more():
     sample = build("x", parse("o0 o1 -> a0?2"), lake(OPEN, [5, 6], [2]), "grid")
     other = "AB".replace(sample.answer, "")
-    for text, correct in ((sample.answer, True), (f" {sample.answer},", True), (other, False), ("", False)):
+    for text, correct in (
+        (sample.answer, True),
+        (f" {sample.answer}\n", True),
+        (f"{sample.answer},", False),
+        (other, False),
+        ("", False),
+    ):
         assert score(sample, text).correct == correct
     assert not score(sample, f"{sample.answer} {other}").correct
     silent = build("x", parse("o0 o1 -> a0"), lake(OPEN, [5, 6], [2]), "grid", with_answer=False)

@@ -6,6 +6,7 @@ Building one from a pattern is the business of ``build``, saying what is right t
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from functools import lru_cache
@@ -82,12 +83,15 @@ def write_labels(numbers: Iterable[int]) -> str:
     return " ".join(LABELS[number] for number in numbers)
 
 
+_LABELS = re.compile(rf"[{LABELS}](?:,? ?[{LABELS}])*")
+
+
 def read_labels(text: str, options: int) -> tuple[int, ...] | None:
     """The labels that ``text`` lists, or ``None`` where a word is not one of the first ``options`` labels."""
-    words = text.replace(",", " ").split()
-    if not words or any(len(word) != 1 or word not in LABELS[:options] for word in words):
+    if _LABELS.fullmatch(text.strip()) is None:
         return None
-    return tuple(LABELS.index(word) for word in words)
+    numbers = tuple(LABELS.index(label) for label in text if label in LABELS)
+    return numbers if max(numbers) < options else None
 
 
 def window_at(trajectory: Trajectory, start: int, length: int) -> Trajectory:

@@ -221,7 +221,8 @@ class _Episodes:
     """Enough episodes to draw ``n`` windows from, though some are too short; played when first asked for."""
 
     def __init__(self, world: str, n: int, seed: int, split: Split):
-        self._world, self._split = world, split
+        self._world = world
+        self._split: Split = split
         self._seeds = episode_seeds(seed, world, f"evaluate-{split}", 6 * n)
         self._played: list[Trajectory] = []
 

@@ -12,7 +12,7 @@ import torch
 from numpy.typing import NDArray
 
 from vagen.policy.chat import Chat, Encoded, Picture, Prompt
-from vagen.policy.packing import PackedLoss, Row, collate, pack
+from vagen.policy.packing import PackedLoss, Row, collate, distinct_pictures, pack
 
 
 @torch.inference_mode()
@@ -49,10 +49,11 @@ def log_probabilities(
 def _of_rows(chat: Chat, rows: Sequence[Row]) -> list[NDArray[np.float64]]:
     counts = [len(row.targets) for row in rows]
     weights, cells = [np.ones(n) for n in counts], [np.zeros(n, dtype=np.int64) for n in counts]
-    images = chat.image_tensors([picture for row in rows for picture in row.pictures])
+    images = chat.image_tensors(distinct_pictures(rows))
     batch = collate(rows, weights, cells, images, chat.tokenizer.pad_token_id or 0)
     losses = PackedLoss(chat.policy.model)(batch.to(chat.policy.device, chat.policy.model.dtype))
     by_row = np.split(losses.double().cpu().numpy(), np.cumsum(counts)[:-1])
-    return [
-        -np.bincount(row.sample, weights=loss, minlength=row.samples) for row, loss in zip(rows, by_row, strict=True)
-    ]
+    totals = [np.zeros(row.samples) for row in rows]
+    for total, row, loss in zip(totals, rows, by_row, strict=True):
+        np.subtract.at(total, row.sample, loss)
+    return totals
