@@ -183,7 +183,7 @@ REFUSED = [
     refused("train --config @good.yaml --shards=[@shards/nothing]", "no trajectories"),
     refused("train --config @good.yaml --shards=[@data/sokoban-6x6/test]", "train split"),
     refused("train --config @good.yaml --shards=[@data/frozenlake-8x8/train]", "image_size"),
-    refused("train --config @good.yaml --shares={frozenlake-4x4:_2}", "frozenlake-4x4"),
+    refused("train --config @good.yaml --mixture={frozenlake-4x4:_2}", "frozenlake-4x4"),
     refused("inspect --config @good.yaml --shards=[@shards/corrupt]", "corrupt"),
     refused("inspect --config @good.yaml --number -1", "--number"),
     refused("eval worldmodel --model @model --n 2 --training-shards nowhere", "nowhere"),

@@ -5,6 +5,7 @@ Every key is declared here with its default and meaning; an unknown key is refus
 
 from __future__ import annotations
 
+import math
 import os
 from collections.abc import Iterator, Mapping, Sequence
 from difflib import get_close_matches
@@ -18,6 +19,8 @@ from pydantic import (
     ConfigDict,
     Field,
     NonNegativeInt,
+    PlainSerializer,
+    PlainValidator,
     PositiveInt,
     ValidationError,
     model_validator,
@@ -30,8 +33,34 @@ Share = Annotated[float, Field(ge=0, lt=1)]
 Names = Annotated[tuple[str, ...], BeforeValidator(lambda value: (value,) if isinstance(value, str) else value)]
 
 
+#: A weight, or how it changes: (share of the training, weight) points, between which it is linear.
+Schedule = float | tuple[tuple[float, float], ...]
+
+
 class ConfigError(ValueError):
     """A configuration that cannot be used; the message names the key, the file and the remedy."""
+
+
+def _schedule(value: Any) -> Schedule:
+    """A weight as a number, or as a list of [progress, weight] points."""
+    hint = "write a positive number, or points such as [[0, 1], [0.5, 3]]: [share of the training, weight]"
+    try:
+        if isinstance(value, bool) or not isinstance(value, list | tuple):
+            points = ((0.0, float(value)),)
+        else:
+            points = tuple((float(progress), float(weight)) for progress, weight in value)
+    except (TypeError, ValueError):
+        raise ValueError(hint) from None
+    if not all(0 <= progress <= 1 and 0 <= weight < math.inf for progress, weight in points):
+        raise ValueError(f"{hint}, with shares from 0 to 1 and weights that are finite and not negative")
+    if not any(weight > 0 for _, weight in points):
+        raise ValueError(f"a weight is never more than 0: leave it out, or {hint}")
+    if [progress for progress, _ in points] != sorted(progress for progress, _ in points):
+        raise ValueError("points must be in order of the share of the training")
+    return points if isinstance(value, list | tuple) else points[0][1]
+
+
+Weight = Annotated[Schedule, PlainValidator(_schedule), PlainSerializer(lambda value: value, return_type=Any)]
 
 
 class Section(BaseModel):
@@ -107,13 +136,11 @@ class Sampling(Section):
 class Clozes(Section):
     """Which clozes, how they are written, and how much each counts."""
 
-    weights: dict[str, Annotated[float, Field(gt=0)]] = Field(
+    weights: dict[str, Weight] = Field(
         min_length=1,
         default={"state_estimation": 1.0, "forward_dynamics": 1.0, "inverse_dynamics": 4.0},
-        description="loss weight of each cloze, by name or pattern",
-    )
-    begin: dict[str, Share] = Field(
-        default={}, description="share of the training after which a cloze is first asked; 0 for those not named"
+        description="loss weight of each cloze, by name or pattern: a number, or points [share of the training, "
+        "weight] with straight lines between; not asked where it is 0",
     )
     representation: Representation = "grid"
     imagined: NonNegativeInt = Field(
@@ -122,6 +149,31 @@ class Clozes(Section):
     )
     sampling: Sampling = Sampling()
     explain: bool = Field(default=True, description="put the world's rules and the notation into a system message")
+
+
+class Source(Section):
+    """What one source of trajectories is used for."""
+
+    weight: Weight = Field(
+        default=1.0, description="rows it gets, beside the weights of the others: a number, or points as for clozes"
+    )
+    clozes: Names | None = Field(default=None, description="which of the clozes are asked about it; all by default")
+
+
+def _as_source(value: Any) -> Any:
+    """A source given as its weight alone."""
+    return value if isinstance(value, dict | Source) else {"weight": value}
+
+
+class Data(Section):
+    """How shards are read."""
+
+    cache: str = Field(
+        default="~/.cache/vagen/shards", description="where shards from elsewhere are kept, by their checksums"
+    )
+    on_corrupt: Literal["fail", "skip"] = Field(
+        default="fail", description="what to do about a shard that is damaged or gone: stop, or go on without it"
+    )
 
 
 class Optimizer(Section):
@@ -175,10 +227,14 @@ class Config(Section):
 
     seed: NonNegativeInt = 0
     output: str = "outputs/run"
-    shards: Names = Field(default=(), description="folders made by vagen collect")
-    shares: dict[str, Annotated[int, Field(gt=0)]] = Field(
-        default={}, description="how many rows a world gets for each row of a world that is not named"
+    shards: Names = Field(
+        default=(),
+        description="folders made by vagen collect: paths, globs, {a,b}, http(s)://, hf://, s3://, pipe:",
     )
+    mixture: dict[str, Annotated[Source, BeforeValidator(_as_source)]] = Field(
+        default={}, description="how much of the training a world gets, or one entry of shards; 1 for those not named"
+    )
+    data: Data = Data()
     collect: Collect = Collect()
     model: Model = Model()
     clozes: Clozes = Clozes()

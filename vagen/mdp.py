@@ -47,6 +47,9 @@ class Trajectory:
         success: the world's own verdict at the end.
         frame_hash: digest of the rendered frame of ``snapshots[0]``, to notice a renderer that draws differently.
         provenance: versions of what made it.
+        noise_seeds: seeds of the noise that was put on the episode; () without noise.
+        frames: of worlds that cannot draw a state again: what ``snapshots[t]`` looked like, as lossless WebP. Empty
+            for all others. May end before the snapshots do, where what follows is imagined.
     """
 
     world: str
@@ -61,6 +64,8 @@ class Trajectory:
     success: bool = False
     frame_hash: str = ""
     provenance: Mapping[str, Any] = field(default_factory=dict)
+    noise_seeds: tuple[int, ...] = ()
+    frames: tuple[bytes, ...] = ()
 
     def __len__(self) -> int:
         """The number of transitions."""

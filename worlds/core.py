@@ -121,6 +121,9 @@ class World(gymnasium.Env[Frame, np.int64]):
         "render_fps": 4,
     }
     renderer_version: ClassVar[int] = 1  # raise it when the same state gives other pixels
+    renders_from_state: ClassVar[bool] = True  # else trajectories carry their frames
+    knows_state: ClassVar[bool] = True  # else facts only tell whether two states look alike, and states are not asked
+    noise_seeds: tuple[int, ...] = ()  # of the noise put on this episode, set by ``reset``
 
     id: str  # the name under which it is registered
     actions: tuple[str, ...]  # words, by action number
@@ -200,6 +203,10 @@ class World(gymnasium.Env[Frame, np.int64]):
         self.restore(snapshot)
         self.step(np.int64(action))
         return ((1.0, self.state().snapshot),)
+
+    def packages(self) -> tuple[str, ...]:
+        """The distributions whose versions decide what an episode looks like, besides this one."""
+        return ("gymnasium", "minigrid", "numpy")
 
     def render(self) -> Frame:  # type: ignore[override]
         return self.render_states([self.state().snapshot])[0]

@@ -16,7 +16,17 @@ import pytest
 import vagen
 import worlds.core
 from vagen.cloze.sample import simulator
-from vagen.data.shards import DataError, frame_hash, read_manifest, read_shard, read_trajectories, write_shards
+from vagen.data.frames import frame_hash
+from vagen.data.shards import (
+    FORMAT,
+    DataError,
+    missing_shards,
+    read_manifest,
+    read_shard,
+    read_trajectories,
+    seal,
+    write_shards,
+)
 from worlds.core import WorldSpec
 
 WORLD = "frozenlake-4x4"
@@ -38,8 +48,11 @@ def folder(shards, tmp_path) -> Path:
 
 
 def change_manifest(folder: Path, **changes) -> None:
+    """Change a manifest as one who knows how would, its checksum too."""
     path = folder / "manifest.json"
-    path.write_text(json.dumps({**json.loads(path.read_text()), **changes}))
+    values = json.loads(path.read_text())
+    del values["checksum"]
+    path.write_bytes(seal({**values, **changes}))
 
 
 def change_shard_line(folder: Path, **changes) -> None:
@@ -85,7 +98,9 @@ def test_a_shard_is_a_tar_of_numbered_json(trajectories, shards):
             for member in tar:
                 names.append(member.name)
                 value = json.load(tar.extractfile(member))
-                assert value == json.loads(json.dumps(asdict(trajectories[WORLD][len(names) - 1])))
+                written = json.loads(json.dumps(asdict(replace(trajectories[WORLD][len(names) - 1], frames=()))))
+                assert written.pop("frames") == [], "frames are no JSON"
+                assert value == written
                 assert (member.mtime, member.uname, member.gname) == (0, "", ""), "bytes depend on who writes, or when"
     assert names == [f"{number:08d}.json" for number in range(13)]
 
@@ -201,15 +216,14 @@ def test_exchanged_shards_are_noticed(folder):
 def test_missing_shards_are_noticed(folder):
     manifest = read_manifest(folder)
     (folder / "shard-00002.tar").unlink()
-    with pytest.raises(DataError, match=rf"{folder}/shard-00002\.tar is missing"):
-        read_manifest(folder)
-    with pytest.raises(DataError, match=r"shard-00002\.tar"):
+    assert missing_shards(folder, manifest) == ["shard-00002.tar"]
+    with pytest.raises(DataError, match=rf"shard-00002\.tar is missing: cannot read {folder}/shard-00002\.tar"):
         read_shard(folder, manifest, 2)
 
 
 def test_a_folder_without_shards_says_how_to_make_them(tmp_path):
     for folder in (tmp_path, tmp_path / "nowhere"):
-        with pytest.raises(DataError, match=rf"no shards in {folder}: cannot read manifest.json .*`vagen collect`"):
+        with pytest.raises(DataError, match=rf"no shards in {folder}: cannot read .*manifest.json .*`vagen collect`"):
             read_manifest(folder)
 
 
@@ -248,8 +262,8 @@ def test_manifests_that_lack_something_are_refused(folder, key):
 
 
 def test_other_formats_are_refused(folder):
-    change_manifest(folder, format=2)
-    with pytest.raises(DataError, match=r"manifest\.json has format 2, this version reads 1"):
+    change_manifest(folder, format=FORMAT + 1)
+    with pytest.raises(DataError, match=rf"manifest\.json has format {FORMAT + 1}, this version reads {FORMAT}"):
         read_manifest(folder)
 
 

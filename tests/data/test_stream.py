@@ -17,13 +17,18 @@ import pytest
 import worlds
 from vagen.cloze.grammar import NAMED, ClozeError
 from vagen.cloze.scoring import score
-from vagen.config import Clozes, Collect, Config
+from vagen.config import Clozes, Collect, Config, Source
 from vagen.data import stream as stream_module
-from vagen.data.shards import DataError, read_manifest
+from vagen.data.places import Folder
+from vagen.data.shards import DataError, read_manifest, seal
 from vagen.data.stream import ClozeStream, TrajectoryStore
 from vagen.rollout.collect import collect
 
 CLOZES = Clozes(weights={"state_estimation": 1.0, "forward_dynamics": 2.0, "inverse_dynamics": 4.0, "policy": 0.5})
+
+
+def place(folder: Path) -> Folder:
+    return Folder(str(folder), str(folder))
 
 
 def contents(group) -> str:
@@ -47,8 +52,9 @@ def stream(shards) -> ClozeStream:
 @pytest.mark.parametrize("split", ["val", "test"])
 def test_only_the_training_split_is_trained_on(shards, tmp_path, split):
     folder = Path(shutil.copytree(shards["sokoban-6x6"], tmp_path / "data"))
-    manifest = folder / "manifest.json"
-    manifest.write_text(json.dumps({**json.loads(manifest.read_text()), "split": split}))
+    values = json.loads((folder / "manifest.json").read_text())
+    del values["checksum"]
+    (folder / "manifest.json").write_bytes(seal({**values, "split": split}))
     with pytest.raises(DataError, match=rf"{folder} holds the {split} split; train on the train split only"):
         ClozeStream([shards["frozenlake-4x4"], folder], CLOZES, 0)
 
@@ -76,13 +82,13 @@ def test_a_stream_needs_clozes(shards):
 
 def test_every_epoch_sees_every_trajectory_once(shards, trajectories):
     for world, episodes in trajectories.items():
-        store = TrajectoryStore(shards[world], (0,))
+        store = TrajectoryStore(place(shards[world]), (0,))
         n = len(episodes)
         orders = [[store.trajectory(epoch * n + place).seed for place in range(n)] for epoch in range(4)]
         for order in orders:
             assert sorted(order) == sorted(episode.seed for episode in episodes)
         assert len(set(map(tuple, orders))) == 4, "the order is not reshuffled"
-        other = TrajectoryStore(shards[world], (1,))
+        other = TrajectoryStore(place(shards[world]), (1,))
         assert [other.trajectory(place).seed for place in range(n)] != orders[0], "the seed does not matter"
 
 
@@ -91,12 +97,12 @@ def test_every_shard_is_read_once_per_epoch(shards, monkeypatch):
     reads = Counter()
     read_shard = stream_module.read_shard
 
-    def counting(folder, manifest, index):
+    def counting(place, manifest, index, cache):
         reads[index] += 1
-        return read_shard(folder, manifest, index)
+        return read_shard(place, manifest, index, cache)
 
     monkeypatch.setattr(stream_module, "read_shard", counting)
-    store = TrajectoryStore(shards["sokoban-6x6"], (0,))
+    store = TrajectoryStore(place(shards["sokoban-6x6"]), (0,))
     for number in range(13):
         store.trajectory(number)
     assert set(reads.values()) == {1}
@@ -105,7 +111,7 @@ def test_every_shard_is_read_once_per_epoch(shards, monkeypatch):
 
 def test_damage_is_noticed_where_it_is_read(shards, tmp_path):
     folder = Path(shutil.copytree(shards["sokoban-6x6"], tmp_path / "data"))
-    store = TrajectoryStore(folder, (0,))
+    store = TrajectoryStore(place(folder), (0,))
     (folder / "shard-00001.tar").write_bytes(b"")
     with pytest.raises(DataError, match=r"shard-00001\.tar is corrupt"):
         list(map(store.trajectory, range(13)))
@@ -198,19 +204,79 @@ def test_what_a_world_cannot_answer_is_refused_before_anything_starts(shards):
         ClozeStream(list(shards.values()), Clozes(weights={"policy": 1.0, "reward": 1.0}), 0)
 
 
-def test_worlds_get_rows_by_their_shares(shards, trajectories):
-    stream = ClozeStream(list(shards.values()), CLOZES, 0, {"sokoban-6x6": 3})
+def test_worlds_get_rows_by_their_weights(shards, trajectories):
+    stream = ClozeStream(list(shards.values()), CLOZES, 0, {"sokoban-6x6": Source(weight=3.0)})
     windows = [stream.group(number).samples[0].window for number in range(5 * 13)]
-    assert [w.world for w in windows[:5]] == [w.world for w in windows[5:10]]
     assert Counter(w.world for w in windows) == {"frozenlake-4x4": 13, "sokoban-6x6": 39, "minigrid-rooms-6x6": 13}
     for world, episodes in trajectories.items():
         times = Counter(w.seed for w in windows if w.world == world)
         assert times == {episode.seed: 3 if world == "sokoban-6x6" else 1 for episode in episodes}
 
 
-def test_shares_of_worlds_that_are_not_there_are_refused(shards):
-    with pytest.raises(DataError, match=r"shares name 'sokoban-8x8'"):
-        ClozeStream(list(shards.values()), CLOZES, 0, {"sokoban-6x6": 3, "sokoban-8x8": 2})
+def test_mixtures_of_what_is_not_there_are_refused(shards):
+    with pytest.raises(DataError, match=r"mixture names 'sokoban-8x8'"):
+        ClozeStream(list(shards.values()), CLOZES, 0, {"sokoban-6x6": Source(), "sokoban-8x8": Source()})
+    with pytest.raises(DataError, match=r"'rollout' is to be asked about .*sokoban-6x6, and has no clozes.weights"):
+        ClozeStream(list(shards.values()), CLOZES, 0, {"sokoban-6x6": Source(clozes=("rollout",))})
+
+
+def test_entries_go_before_worlds(shards):
+    folder = str(shards["sokoban-6x6"])
+    mixture = {"sokoban-6x6": Source(weight=5.0), folder: Source(weight=2.0)}
+    stream = ClozeStream([*shards.values(), folder], CLOZES, 0, mixture)
+    assert [source.weight for source in stream.sources] == [1.0, 2.0, 1.0, 2.0]
+
+
+def test_every_world_is_asked_its_own_clozes(shards):
+    mixture = {
+        "sokoban-6x6": Source(clozes=("policy",)),
+        "frozenlake-4x4": Source(clozes=("state_estimation", "policy")),
+    }
+    stream = ClozeStream(list(shards.values()), CLOZES, 0, mixture)
+    asked: dict[str, set[str]] = {}
+    for number in range(60):
+        for sample in stream.group(number).samples:
+            asked.setdefault(sample.window.world, set()).add(sample.name)
+    assert asked == {
+        "sokoban-6x6": {"policy"},
+        "frozenlake-4x4": {"state_estimation", "policy"},
+        "minigrid-rooms-6x6": set(CLOZES.weights),
+    }
+
+
+def test_a_world_may_lack_what_another_is_asked(shards):
+    """Rewards of MiniGrid depend on what cannot be seen; where only others are asked for them, that is no matter."""
+    clozes = Clozes(weights={"policy": 1.0, "reward": 1.0})
+    mixture = {"minigrid-rooms-6x6": Source(clozes=("policy",))}
+    stream = ClozeStream(list(shards.values()), clozes, 0, mixture)
+    assert {s.name for n in range(12) for s in stream.group(n).samples} == {"policy", "reward"}
+
+
+def test_clozes_come_and_go_with_the_training(shards):
+    weights = {"state_estimation": [[0.5, 2], [0.5, 0]], "forward_dynamics": 1, "policy": [[0.25, 0], [0.75, 1]]}
+    stream = ClozeStream([shards["frozenlake-4x4"]], Clozes(weights=weights), 0, length=80)
+    for number in range(100):
+        group = stream.group(number)
+        found = {s.name: weight for s, weight in zip(group.samples, group.weights, strict=True)}
+        assert found.get("state_estimation") == (2.0 if number < 40 else None)
+        assert found["forward_dynamics"] == 1.0
+        due = min(max((number / 80 - 0.25) / 0.5, 0), 1)
+        assert found.get("policy", due) == pytest.approx(due)
+        assert due or "policy" not in found
+    assert any("policy" in {s.name for s in stream.group(number).samples} for number in range(40, 80))
+
+
+@pytest.mark.parametrize(
+    ("weights", "moment"),
+    [
+        ({"policy": [[0.5, 0], [1, 1]]}, "0 "),
+        ({"policy": [[0, 1], [0.5, 0]], "reward": [[0.5, 0], [1, 1]]}, "0.5 "),
+        ({"policy": [[0, 1], [0.25, 0]], "reward": [[0.75, 0], [1, 1]]}, "0.25 "),
+    ],
+)
+def test_trainings_with_nothing_to_ask_at_some_time_are_refused(shards, weights, moment):
+    with pytest.raises(DataError, match=rf"leave nothing to ask about .* after {moment}of the training"):
+        ClozeStream([shards["frozenlake-4x4"]], Clozes(weights=weights), 0, length=100)
 
 
 # ---------------------------------------------------------------------------------------------------- pure functions

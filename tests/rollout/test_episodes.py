@@ -8,7 +8,7 @@ import pytest
 
 import worlds
 from vagen.cloze.grammar import named
-from vagen.data.shards import frame_hash
+from vagen.data.frames import frame_hash
 from vagen.evaluate import worldmodel
 from vagen.rollout.agents import ExpertAgent, MixtureAgent, RandomAgent, make_agent
 from vagen.rollout.episodes import play

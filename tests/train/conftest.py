@@ -109,7 +109,7 @@ def learning_rate(optimizer, steps: int, step: int) -> float:
 
 def train_by_hand(config: Config) -> Reference:
     """One row at a time, in one process, with torch alone: no engine, no accumulation, no collation of rows."""
-    stream = ClozeStream(config.shards, config.clozes, config.seed, config.shares)
+    stream = ClozeStream(config.shards, config.clozes, config.seed, config.mixture)
     policy = create(config.model, cloze_format(config, stream), config.seed)
     chat = Chat(policy)
     cells = [(world, cloze) for world in stream.worlds for cloze in stream.patterns]

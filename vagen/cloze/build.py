@@ -70,6 +70,9 @@ def check_answerable(name: str, pattern: Pattern, world: World) -> None:
         ClozeError: names the slot and the reason.
     """
     asked = pattern.asked[0]
+    written = [slot for slot in (*pattern.given, *pattern.asked) if slot.kind == "s"]
+    if written and not world.knows_state:
+        raise ClozeError(f"cloze {name!r}: slot {written[0]}: the state of {world.id} is not known, only its pictures")
     if pattern.task == "reward" and not world.visible_reward:
         raise ClozeError(f"cloze {name!r}: slot {asked}: in {world.id} the reward depends on what cannot be seen")
     solved = [slot for slot in (*pattern.given, asked) if slot.kind == "b" or slot.optimal]

@@ -6,8 +6,9 @@ Group ``n`` is the same whoever asks for it, on whatever rank or worker, before 
 
 from __future__ import annotations
 
+import sys
 from collections import OrderedDict
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TypeVar
@@ -18,8 +19,10 @@ from vagen.cloze.build import build, check_answerable
 from vagen.cloze.grammar import Pattern, named
 from vagen.cloze.sample import Sample, UnaskableError, imagined, simulator, window_at
 from vagen.cloze.windows import Strata, choose_start
-from vagen.config import Clozes
-from vagen.data.shards import DataError, read_manifest, read_shard
+from vagen.config import Clozes, Data, Source
+from vagen.data.mixture import Turns, moments, weight_at
+from vagen.data.places import DataError, Place, places
+from vagen.data.shards import CorruptShardError, missing_shards, read_manifest, read_shard
 from vagen.mdp import Trajectory
 
 K = TypeVar("K")
@@ -37,20 +40,43 @@ class Group:
 
 
 class TrajectoryStore:
-    """Trajectories of one folder of shards by number, reshuffled every epoch; keeps few shards in memory."""
+    """Trajectories of one place by number, reshuffled every epoch; keeps few shards in memory.
 
-    def __init__(self, folder: Path, seed: Sequence[int]):
-        self.folder = folder
-        self.manifest = read_manifest(folder)
+    Args:
+        place: where the shards are.
+        seed: decides the order.
+        data: where copies are kept, and what to do about a shard that is damaged or gone. One that is skipped is stood
+            in for by another, chosen for this epoch: a function of the seed and of which shards are whole, so every
+            process goes on with the same data. The first is said on standard error.
+    """
+
+    def __init__(self, place: Place, seed: Sequence[int], data: Data = Data()):  # noqa: B008 - it cannot be changed
+        self.place = place
+        self.manifest = read_manifest(place)
+        self.skipped: dict[int, str] = {}  # the shards that were found to be damaged or gone, with what is wrong
         self._seed = tuple(seed)
+        self._fails = data.on_corrupt == "fail"
+        self._cache = Path(data.cache).expanduser()
         self._shards: OrderedDict[int, list[Trajectory]] = OrderedDict()
         self._orders: OrderedDict[int, list[tuple[int, int]]] = OrderedDict()
+        if (missing := missing_shards(place, self.manifest)) and self._fails:
+            raise DataError(
+                f"shard {place.file(missing[0])} is missing ({len(missing)} of {len(self.manifest.shards)} are); "
+                "collect the data again, or set --data.on_corrupt=skip"
+            )
 
     def trajectory(self, number: int) -> Trajectory:
-        """The ``number``-th trajectory of an endless walk that sees each exactly once per epoch."""
+        """The ``number``-th trajectory of an endless walk that sees each exactly once per epoch.
+
+        Raises:
+            DataError: its shard is damaged or gone, and shards are not to be skipped, or none is left.
+        """
         epoch, place = divmod(number, self.manifest.trajectories)
         shard, index = recall(self._orders, epoch, lambda: self._epoch_order(epoch), KEPT)[place]
-        return recall(self._shards, shard, lambda: read_shard(self.folder, self.manifest, shard), KEPT)[index]
+        for candidate in self._candidates(shard, epoch):
+            if (found := self._read(candidate)) is not None:
+                return found[index % len(found)]
+        raise DataError(f"{self.place}: all {len(self.manifest.shards)} shards are damaged or gone")
 
     def _epoch_order(self, epoch: int) -> list[tuple[int, int]]:
         """(shard, index) pairs: shards in random order, and random order within each, so reading stays local."""
@@ -60,6 +86,26 @@ class TrajectoryStore:
             for shard in generator.permutation(len(self.manifest.shards))
             for index in generator.permutation(self.manifest.shards[shard].trajectories)
         ]
+
+    def _candidates(self, shard: int, epoch: int) -> Iterator[int]:
+        """A shard, and then those that stand in for it in this epoch, in order."""
+        yield shard
+        others = np.random.default_rng([*self._seed, epoch, shard, 1]).permutation(len(self.manifest.shards))
+        yield from (other for other in others.tolist() if other != shard)
+
+    def _read(self, shard: int) -> list[Trajectory] | None:
+        """The trajectories of a shard; ``None`` where it is skipped."""
+        if shard in self.skipped:
+            return None
+        try:
+            return recall(self._shards, shard, lambda: read_shard(self.place, self.manifest, shard, self._cache), KEPT)
+        except CorruptShardError as error:
+            if self._fails:
+                raise
+            self.skipped[shard] = str(error)
+            count = f"{len(self.skipped)} of {len(self.manifest.shards)} shards of {self.place} skipped so far"
+            print(f"vagen: skipped: {error} ({count})", file=sys.stderr, flush=True)
+            return None
 
 
 def recall(kept: OrderedDict[K, T], key: K, make: Callable[[], T], limit: int) -> T:
@@ -72,14 +118,28 @@ def recall(kept: OrderedDict[K, T], key: K, make: Callable[[], T], limit: int) -
     return kept[key]
 
 
+@dataclass(frozen=True)
+class _Asked:
+    """What is asked about the trajectories of one place: the clozes, and the fewest transitions one of them needs."""
+
+    patterns: Mapping[str, Pattern]
+    shortest: int
+
+
 class ClozeStream:
-    """Groups by number, drawn in turn from each folder of shards; a world with a share of 2 gets two turns.
+    """Groups by number, drawn from each place as often as its weight says.
 
     Args:
-        length: groups in the whole training, of which ``clozes.begin`` gives shares.
+        folders: entries of ``shards``; see :mod:`vagen.data.places`.
+        clozes: which clozes, and their loss weights.
+        seed: decides the order of trajectories and the windows.
+        mixture: weight and clozes of a world, or of an entry; an entry goes before its world. An entry that stands for
+            several places gives each of them its weight.
+        length: groups in the whole training, which schedules give shares of; 0 where it has no end.
+        data: how shards are read.
 
     Raises:
-        DataError: no folders, or one that cannot be read.
+        DataError: no folders, one that cannot be read, or a mixture that does not fit them.
         ClozeError: a cloze that cannot be built.
     """
 
@@ -88,8 +148,9 @@ class ClozeStream:
         folders: Sequence[str | Path],
         clozes: Clozes,
         seed: int,
-        shares: Mapping[str, int] | None = None,
+        mixture: Mapping[str, Source] | None = None,
         length: int = 0,
+        data: Data = Data(),  # noqa: B008 - it cannot be changed
     ):
         if not clozes.weights:
             raise DataError("no clozes given: set `clozes.weights`")
@@ -97,61 +158,71 @@ class ClozeStream:
             raise DataError("no shards given: set `shards` to folders made by `vagen collect`")
         self.clozes = clozes
         self.seed = seed
+        self.length = length
         self.patterns: dict[str, Pattern] = {name: named(name) for name in clozes.weights}
-        self.stores = [TrajectoryStore(Path(folder), (seed, index)) for index, folder in enumerate(folders)]
+        found = places(folders, Path(data.cache).expanduser())
+        self.stores = [TrajectoryStore(place, (seed, index), data) for index, place in enumerate(found)]
         for store in self.stores:
             if store.manifest.split != "train":
-                raise DataError(
-                    f"{store.folder} holds the {store.manifest.split} split; train on the train split only"
-                )
-
-        for name, pattern in self.patterns.items():
-            for world in self.worlds:
-                check_answerable(name, pattern, simulator(world))
-        if unknown := set(clozes.begin) - set(self.patterns):
-            raise DataError(f"clozes.begin names {min(unknown)!r}, which is not among clozes.weights")
-        self._first = {name: round(clozes.begin.get(name, 0) * length) for name in self.patterns}
-        if min(self._first.values()) > 0:
-            raise DataError("clozes.begin leaves nothing to ask at the start: let one cloze begin at 0")
+                raise DataError(f"{store.place} holds the {store.manifest.split} split; train on the train split only")
+        self.sources = _sources(self.stores, mixture or {})
+        self._asked = [self._asked_of(store, source) for store, source in zip(self.stores, self.sources, strict=True)]
+        self._turns = Turns([source.weight for source in self.sources], length)
+        for moment in moments(self._turns.weights):
+            if not any(weight_at(weight, moment) for weight in self._turns.weights):
+                raise DataError(f"mixture: all weights are 0 after {moment:g} of the training; give one source some")
         self._strata = Strata(clozes.sampling.idle, clozes.sampling.balance)
-        self._shortest = min(max(1, pattern.length) for pattern in self.patterns.values())
-        shares = shares or {}
-        if unknown := set(shares) - set(self.worlds):
-            raise DataError(f"shares name {min(unknown)!r}, which is not among the shards' worlds")
-        #: One cycle of turns: which store, and how often it had its turn before in this cycle.
-        self._cycle = [
-            (which, turn)
-            for which, store in enumerate(self.stores)
-            for turn in range(shares.get(store.manifest.world, 1))
-        ]
 
     @property
     def worlds(self) -> tuple[str, ...]:
         """The worlds of the shards, each once, in order."""
         return tuple(dict.fromkeys(store.manifest.world for store in self.stores))
 
+    def progress(self, number: int) -> float:
+        """The share of the training that lies before group ``number``; 1 where the training has no end."""
+        return min(number / self.length, 1.0) if self.length else 1.0
+
     def group(self, number: int) -> Group:
         """Group ``number`` of the endless stream."""
-        cycle, place = divmod(number, len(self._cycle))
-        which, turn = self._cycle[place]
-        turns = sum(store == which for store, _ in self._cycle)
+        which, turn = self._turns.turn(number)
         generator = np.random.default_rng([self.seed, number])
         for attempt in range(GROUP_TRIES):  # where no cloze fits (an episode too short, a state without a way on)
-            trajectory = self.stores[which].trajectory(cycle * turns + turn + attempt)
-            if group := self._group_of(trajectory, number, generator):
+            trajectory = self.stores[which].trajectory(turn + attempt)
+            if group := self._group_of(trajectory, self._asked[which], number, generator):
                 return group
-        folder, names = self.stores[which].folder, ", ".join(self.patterns)
-        raise DataError(f"{folder}: none of {GROUP_TRIES} trajectories has room for any of the clozes {names}")
+        place, names = self.stores[which].place, ", ".join(self._asked[which].patterns)
+        raise DataError(f"{place}: none of {GROUP_TRIES} trajectories has room for any of the clozes {names}")
 
-    def _group_of(self, trajectory: Trajectory, number: int, generator: np.random.Generator) -> Group | None:
+    def _asked_of(self, store: TrajectoryStore, source: Source) -> _Asked:
+        """The clozes of one place, checked against its world and their schedules."""
+        for name in source.clozes or ():
+            if name not in self.patterns:
+                raise DataError(f"mixture: {name!r} is to be asked about {store.place}, and has no clozes.weights")
+        patterns = {name: p for name, p in self.patterns.items() if source.clozes is None or name in source.clozes}
+        for name, pattern in patterns.items():
+            check_answerable(name, pattern, simulator(store.manifest.world))
+        weights = [self.clozes.weights[name] for name in patterns]
+        for moment in moments(weights):
+            if not any(weight_at(weight, moment) for weight in weights):
+                raise DataError(
+                    f"clozes.weights leave nothing to ask about {store.place} after {moment:g} of the training; "
+                    "give one cloze some weight there"
+                )
+        return _Asked(patterns, min(max(1, pattern.length) for pattern in patterns.values()))
+
+    def _group_of(
+        self, trajectory: Trajectory, asked: _Asked, number: int, generator: np.random.Generator
+    ) -> Group | None:
         """A group about a random window of a trajectory; ``None`` if no cloze fits it."""
-        start = choose_start(trajectory, range(len(trajectory) - self._shortest + 1), self._strata, generator)
+        start = choose_start(trajectory, range(len(trajectory) - asked.shortest + 1), self._strata, generator)
         if start is None:
             return None
+        progress = self.progress(number)
+        weights = {name: weight_at(self.clozes.weights[name], progress) for name in asked.patterns}
         pairs = [
-            (sample, self.clozes.weights[name])
-            for name, pattern in self.patterns.items()
-            if number >= self._first[name]
+            (sample, weights[name])
+            for name, pattern in asked.patterns.items()
+            if weights[name]
             for window in self._windows(pattern, trajectory, start, generator)
             if (sample := self._sample(name, pattern, window)) is not None
         ]
@@ -186,3 +257,11 @@ class ClozeStream:
         # Only outcomes that can be seen tell which action it was.
         telling = tuple(w for w in imagined(window) if world.facts(w.snapshots[-1]) != world.facts(w.snapshots[-2]))
         return telling or (window,)
+
+
+def _sources(stores: Sequence[TrajectoryStore], mixture: Mapping[str, Source]) -> list[Source]:
+    """What the mixture says about each store: about its entry, or else about its world."""
+    known = {name for store in stores for name in (store.place.entry, store.manifest.world)}
+    if unknown := set(mixture) - known:
+        raise DataError(f"mixture names {min(unknown)!r}, which is neither a world of the shards nor one of `shards`")
+    return [mixture.get(store.place.entry) or mixture.get(store.manifest.world) or Source() for store in stores]

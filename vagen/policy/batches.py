@@ -10,26 +10,26 @@ from numpy.typing import NDArray
 
 from vagen.cloze.build import build
 from vagen.cloze.grammar import named
-from vagen.cloze.sample import Sample, simulator, window_at
+from vagen.cloze.sample import Sample, window_at
+from vagen.data.frames import draw_images
 from vagen.data.stream import ClozeStream, Group
 from vagen.policy.chat import Chat, Encoded, Picture
 from vagen.policy.packing import Batch, Row, collate, distinct_pictures, pack
-from worlds import Snapshot
 
 GROUPS_COUNTED = 512  # groups whose answers decide the token weights
 
 
 def draw(samples: Iterable[Sample]) -> list[list[Picture]]:
-    """The pictures of each sample; snapshots that are the same object are drawn once, a world's all in one go."""
-    samples = list(samples)
-    wanted: defaultdict[str, dict[int, Snapshot]] = defaultdict(dict)
-    for sample in samples:
-        for snapshot in sample.images:
-            wanted[sample.window.world][id(snapshot)] = snapshot
+    """The pictures of each sample; snapshots that are the same object are drawn once, a world's all in one go.
+
+    Frames that a trajectory stores are decoded instead.
+    """
+    of_world: defaultdict[str, list[Sample]] = defaultdict(list)
+    for sample in (samples := list(samples)):
+        of_world[sample.window.world].append(sample)
     drawn: dict[int, Picture] = {}
-    for world, snapshots in wanted.items():
-        frames = simulator(world).render_states(list(snapshots.values()))
-        drawn |= dict(zip(snapshots, map(Picture.of, frames), strict=True))
+    for world, theirs in of_world.items():
+        drawn |= {key: Picture.of(frame) for key, frame in draw_images(world, theirs).items()}
     return [[drawn[id(snapshot)] for snapshot in sample.images] for sample in samples]
 
 

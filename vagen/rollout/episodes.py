@@ -7,7 +7,8 @@ from dataclasses import dataclass, field
 
 import numpy as np
 
-from vagen.data.shards import frame_hash, provenance
+from vagen.data.frames import encode_frame, frame_hash
+from vagen.data.shards import provenance
 from vagen.mdp import Trajectory
 from vagen.rollout.agents import Agent
 from worlds import Frame, Snapshot, Split, World, make
@@ -23,10 +24,12 @@ class _Episode:
     first_frame: Frame
     snapshots: list[Snapshot]
     success: bool
+    noise_seeds: tuple[int, ...]
     actions: list[int] = field(default_factory=list)
     rewards: list[float] = field(default_factory=list)
     terminated: bool = False
     truncated: bool = False
+    frames: list[bytes] = field(default_factory=list)  # stored where the world cannot draw its states again
     invalid: bool = False  # the agent's answer was no action; the episode ends there
 
     @property
@@ -73,23 +76,34 @@ def play(
                 episode.success,
                 frame_hash(episode.first_frame),
                 versions,
+                episode.noise_seeds,
+                tuple(episode.frames),
             )
 
 
 def _begin(world: World, seed: int, split: Split) -> _Episode:
     frame, info = world.reset(seed=seed, options={"split": split})
     snapshot = world.state().snapshot
-    return _Episode(world, seed, np.random.default_rng([seed, 1]), frame, [snapshot], bool(info["success"]))
+    generator = np.random.default_rng([seed, 1])
+    episode = _Episode(world, seed, generator, frame, [snapshot], bool(info["success"]), world.noise_seeds)
+    _keep_frame(episode, frame)
+    return episode
 
 
 def _advance(episode: _Episode, action: int | None, max_steps: int | None) -> None:
     if action is None:
         episode.invalid = True
         return
-    _, reward, terminated, truncated, info = episode.world.step(action)  # type: ignore[arg-type]
+    frame, reward, terminated, truncated, info = episode.world.step(action)  # type: ignore[arg-type]
     episode.actions.append(action)
     episode.rewards.append(float(reward))
     episode.snapshots.append(episode.world.state().snapshot)
+    _keep_frame(episode, frame)
     episode.terminated = bool(terminated)
     episode.truncated = not terminated and (bool(truncated) or len(episode.actions) == max_steps)
     episode.success = bool(info["success"])
+
+
+def _keep_frame(episode: _Episode, frame: Frame) -> None:
+    if not episode.world.renders_from_state:
+        episode.frames.append(encode_frame(frame))

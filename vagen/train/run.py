@@ -39,7 +39,7 @@ def prepare(config: Config, ranks: int, start: Start) -> ClozeStream:
 def open_stream(config: Config) -> ClozeStream:
     """The data of a run, checked against its model."""
     length = config.train.steps * config.train.rows
-    stream = ClozeStream(config.shards, config.clozes, config.seed, config.shares, length)
+    stream = ClozeStream(config.shards, config.clozes, config.seed, config.mixture, length, config.data)
     if config.model.path is not None:
         check_path(config.model.path)
     else:
