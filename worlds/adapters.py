@@ -133,8 +133,7 @@ class GymWorld(World):
         if snapshot["seed"] != self._seed or actions[: len(self._taken)] != self._taken:
             self._begin(snapshot["seed"])
         for action in actions[len(self._taken) :]:
-            self._play(action, draw=False)
-        self._frame = self._draw()
+            self._play(action)
         if (found := _digest(self._frame)) != snapshot["picture"]:
             raise WorldError(
                 f"world {self.id}: seed {snapshot['seed']} and {len(actions)} actions lead to picture {found}, where "
@@ -182,15 +181,17 @@ class GymWorld(World):
         self._frame = self._draw()
         self._start = _digest(self._frame)
 
-    def _play(self, action: int, draw: bool = True) -> float:
-        """One step; none where the episode has ended. Returns the reward."""
+    def _play(self, action: int) -> float:
+        """One step, or none where the episode has ended; returns the reward.
+
+        Every step is drawn: in some environments drawing leaves traces in what is drawn later.
+        """
         self._taken.append(action)
         if self._terminated:
             return 0.0
         _, reward, self._terminated, self._truncated, info = self._env.step(action)
         self._success = _success(info)
-        if draw:
-            self._frame = self._draw()
+        self._frame = self._draw()
         return float(reward)
 
     def _snapshot(self) -> dict[str, Any]:
