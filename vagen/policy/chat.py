@@ -102,7 +102,14 @@ class Chat:
         )
 
     def ask(self, question: str, pictures: Sequence[Picture]) -> Prompt:
-        """The tokens of a conversation that shows images of any sizes and asks a free question about them."""
+        """The tokens of a conversation that shows images of any sizes and asks a free question about them.
+
+        Raises:
+            ModelError: the question contains what stands for an image.
+        """
+        token = self.tokenizer.convert_ids_to_tokens(self.image_token)
+        if token in question:
+            raise ModelError(f"a question contains {token!r}, which {self.policy.name} takes for an image")
         content: list[dict[str, Any]] = [{"type": "image"} for _ in pictures]
         content.append({"type": "text", "text": question})
         return self._make_prompt(self._render([{"role": "user", "content": content}]), pictures)
