@@ -215,6 +215,7 @@ def _parser() -> argparse.ArgumentParser:
     verb.add_argument("--card", type=Path, help="a report card for the model card")
     verb.add_argument("--push-to-hub", metavar="REPO", help="also publish it: NAME or OWNER/NAME")
     verb.add_argument("--private", action="store_true", help="publish so that only you can see it")
+    verb.add_argument("--adapter-only", action="store_true", help="only the adapters, without the base model's weights")
 
     verb = _verb(verbs, "report", _report, "make one HTML page of a run")
     verb.add_argument("run_folder", type=Path, metavar="RUN")
@@ -499,7 +500,7 @@ def _score_mindcube(args: argparse.Namespace, _: list[str]) -> int:
 def _export(args: argparse.Namespace, _: list[str]) -> int:
     from vagen.export import export
 
-    folder = export(args.source, args.output, args.card)
+    folder = export(args.source, args.output, args.card, args.adapter_only)
     if args.push_to_hub is not None:
         from vagen.hub import push
 

@@ -115,12 +115,35 @@ class Tiny(Section):
         return self
 
 
+class Lora(Section):
+    """Low-rank adapters in place of training all weights (Hu et al. 2022); needs the extra ``lora``."""
+
+    rank: NonNegativeInt = Field(default=0, description="0: no adapters, all weights are trained")
+    alpha: float = Field(default=32.0, gt=0, description="adapters count alpha / rank times")
+    dropout: Share = 0.0
+    targets: str = Field(
+        default=r".*(language|text)_model\.layers\..*_proj",
+        description="regular expression for the whole names of the linear layers that get adapters",
+    )
+    train_fully: Names = Field(default=(), description="modules trained in full beside the adapters, such as lm_head")
+
+
 class Model(Section):
-    """Which policy: a folder or Hub id, or else the tiny default made from ``tiny``."""
+    """Which policy: a folder or Hub id, or else the tiny default made from ``tiny``; and what of it is trained."""
 
     path: str | None = None
     tiny: Tiny = Tiny()
-    attention: Literal["sdpa", "eager"] = "sdpa"
+    attention: Literal[
+        "auto", "sdpa", "eager", "flex_attention", "flash_attention_2", "flash_attention_3", "flash_attention_4"
+    ] = Field(default="auto", description="auto: the fastest that is installed and right for packed rows")
+    lora: Lora = Lora()
+    freeze: Names = Field(
+        default=(),
+        description="parts not trained: vision, projector, language, or regular expressions for parameter names",
+    )
+    gradient_checkpointing: bool = Field(
+        default=False, description="compute activations twice instead of keeping them: less memory, about a third slower"
+    )
     trust_remote_code: bool = False
 
 

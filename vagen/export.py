@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import shutil
 from pathlib import Path
+from tempfile import TemporaryDirectory
 
 import jinja2
 from huggingface_hub import EvalResult, ModelCardData
@@ -13,33 +14,60 @@ from safetensors import SafetensorError, safe_open
 
 import vagen
 from vagen.files import atomic_folder, write_text_atomically
-from vagen.policy.policy import FORMAT_FILE, ModelError, weights_digest
+from vagen.policy.adapters import ADAPTER, ADAPTER_CONFIG
+from vagen.policy.policy import FORMAT_FILE, ModelError, load, weights_digest
 from vagen.train.run import latest_model
 
 CARD = "report_card.json"
 
 
-def export(source: Path, output: Path, card: Path | None = None) -> Path:
+def export(source: Path, output: Path, card: Path | None = None, adapter_only: bool = False) -> Path:
     """Write a model as a folder for ``from_pretrained`` and the Hub.
 
     Args:
-        source: a run (its newest checkpoint is taken) or a model folder.
+        source: a run (its newest checkpoint is taken), a model folder, or a folder with adapters, which are merged into
+            the weights of their base model.
         output: the folder to make; replaced whole if it exists.
         card: a world-model report card to put into the model card.
+        adapter_only: write the adapters alone, for ``peft`` to put on top of their base model; without a model card.
 
     Raises:
-        ModelError: there is no model in ``source``, its weights are damaged, or the card is of another model.
+        ModelError: there is no model in ``source``, its weights are damaged, the card is of another model, or there are
+            no adapters to export alone.
     """
-    model = source if (source / "config.json").is_file() else latest_model(source)
+    if (source / ADAPTER_CONFIG).is_file() and not adapter_only:
+        with TemporaryDirectory(dir=output.parent if output.parent.is_dir() else None) as merged:
+            load(str(source)).save(Path(merged) / "model")
+            return export(Path(merged) / "model", output, card)
+    model = source if _is_model(source) else latest_model(source)
+    if adapter_only:
+        return _export_adapters(model, output)
     report = None if card is None else _read_card(card)
     _check_weights(model)
     if report is not None and report.weights not in (None, weights_digest(model)):
         raise ModelError(f"report card {card} is of other weights than {model}; evaluate this model first")
     with atomic_folder(output, "config.json") as temporary:
-        shutil.copytree(model, temporary, dirs_exist_ok=True)
+        shutil.copytree(model, temporary, dirs_exist_ok=True, ignore=shutil.ignore_patterns(ADAPTER))
         if card is not None:
             shutil.copyfile(card, temporary / CARD)
         write_text_atomically(temporary / "README.md", model_card(temporary, output.name, report))
+    return output
+
+
+def _is_model(folder: Path) -> bool:
+    return (folder / "config.json").is_file() or (folder / ADAPTER_CONFIG).is_file()
+
+
+def _export_adapters(model: Path, output: Path) -> Path:
+    """Copy the adapters of a model folder, or a folder of adapters."""
+    adapters = model if (model / ADAPTER_CONFIG).is_file() else model / ADAPTER
+    if not (adapters / ADAPTER_CONFIG).is_file():
+        raise ModelError(f"{model} has no adapters: it was trained with model.lora.rank=0; export it whole")
+    if json.loads((adapters / ADAPTER_CONFIG).read_bytes()).get("base_model_name_or_path") is None:
+        raise ModelError(f"the base model of {adapters} was made for its run and is kept nowhere; export it whole")
+    _check_weights(adapters)
+    with atomic_folder(output, ADAPTER_CONFIG) as temporary:
+        shutil.copytree(adapters, temporary, dirs_exist_ok=True)
     return output
 
 

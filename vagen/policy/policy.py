@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import importlib.util
+import json
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, Literal
@@ -16,6 +17,16 @@ from transformers import AutoModelForImageTextToText, AutoProcessor
 from vagen.config import Model
 from vagen.files import atomic_folder, write_json
 from vagen.policy import tiny
+from vagen.policy.adapters import (
+    ADAPTER,
+    ADAPTER_CONFIG,
+    has_adapters,
+    merge_adapters,
+    merged_state,
+    prepare_training,
+    save_adapters,
+)
+from vagen.policy.attention import choose_attention, set_attention
 from vagen.policy.errors import ModelError as ModelError
 from vagen.policy.processors import ImageOnlyQwen3VLProcessor
 from worlds.text import Representation
@@ -58,24 +69,42 @@ class Policy:
         return self.model.device
 
     def save(self, folder: Path, state_dict: dict[str, torch.Tensor] | None = None) -> None:
-        """Write a plain Hugging Face folder (safetensors, processor, generation config) and the cloze format."""
+        """Write a plain Hugging Face folder (safetensors, processor, generation config) and the cloze format.
+
+        Adapters are merged into the weights, and kept in a folder of their own beside them.
+
+        Args:
+            state_dict: the weights by the model's parameter names, where the model itself holds only part of them.
+        """
         with atomic_folder(folder, "config.json") as temporary:
+            if has_adapters(self.model):
+                state = self.model.state_dict() if state_dict is None else state_dict
+                save_adapters(self.model, state, temporary / ADAPTER)
+                state_dict = merged_state(self.model, state)
             self.model.save_pretrained(temporary, state_dict=state_dict)
             self.processor.save_pretrained(temporary)
             write_json(temporary / FORMAT_FILE, asdict(self.format))
 
 
 def create(config: Model, form: ClozeFormat, seed: int, dtype: torch.dtype = torch.float32) -> Policy:
-    """The policy a configuration asks for: loaded from a path, else the tiny default for ``form.worlds``.
+    """The policy a configuration asks for, ready to train on packed rows.
+
+    Loaded from a path, else the tiny default for ``form.worlds``; with adapters and frozen parts as configured. Made
+    on the CPU.
 
     Raises:
-        ModelError: the model cannot be loaded.
+        ModelError: the model cannot be loaded, or not trained as configured.
     """
     if config.path is not None:
-        return load(config.path, dtype, config.attention, config.trust_remote_code, form)
-    model, processor = tiny.build(config.tiny, form.worlds, seed)
-    model.set_attn_implementation(config.attention)
-    return Policy(f"tiny-{config.tiny.architecture}", model.to(dtype), processor, form)
+        policy = load(config.path, dtype, "sdpa", config.trust_remote_code, form)
+    else:
+        model, processor = tiny.build(config.tiny, form.worlds, seed)
+        policy = Policy(f"tiny-{config.tiny.architecture}", model.to(dtype), processor, form)
+    set_attention(policy.model, choose_attention(config.attention, best_device(), policy.model, packed=True))
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seed)  # adapters begin at random
+        prepare_training(policy.model, config)
+    return policy
 
 
 def weights_digest(folder: Path) -> str | None:
@@ -97,36 +126,45 @@ def best_device() -> torch.device:
 def load(
     path: str,
     dtype: torch.dtype | Literal["auto"] = "auto",
-    attention: str = "sdpa",
+    attention: str = "auto",
     trust_remote_code: bool = False,
     form: ClozeFormat | None = None,
 ) -> Policy:
     """Load any image-text-to-text model from a folder or the Hub, on the CPU; weights only as safetensors.
 
+    A folder with adapters only is loaded as its base model with the adapters merged into it.
+
     Args:
         dtype: floating point type of the weights; ``auto`` keeps that of the files.
+        attention: for generation on the best device there is; see :func:`vagen.policy.attention.choose_attention`.
         form: how to ask; read from the folder where it is not given, else the default.
 
     Raises:
         ModelError: there is no such model, or it is not one that reads images and writes text.
     """
     check_path(path)
+    folder = Path(path)
+    adapters = (folder / ADAPTER_CONFIG).is_file()
+    base = _base_of(folder) if adapters else path
     try:
         model, loading = AutoModelForImageTextToText.from_pretrained(  # pyright: ignore[reportGeneralTypeIssues]
-            path,
+            base,
             dtype=dtype,
-            attn_implementation=attention,
             trust_remote_code=trust_remote_code,
             use_safetensors=True,
             output_loading_info=True,
         )
-        processor = _load_processor(path, model, trust_remote_code)
+        if adapters:
+            model = merge_adapters(model, folder)
+        set_attention(model, choose_attention(attention, best_device(), model, packed=False))
+        processor = _load_processor(path if _has_processor(folder) else base, model, trust_remote_code)
+    except ModelError:
+        raise
     except (OSError, ValueError, ImportError, RuntimeError, SafetensorError) as error:
         reason = next((line for line in str(error).splitlines() if line.strip()), type(error).__name__)
         raise ModelError(f"cannot load model {path!r}: {reason.strip()}") from None
     if missing := sorted(loading["missing_keys"]):
         raise ModelError(f"cannot load model {path!r}: its files lack {len(missing)} weights, such as {missing[0]}")
-    folder = Path(path)
     processor.tokenizer.padding_side = "left"
     return Policy(folder.name or path, model, processor, form or _read_format(folder), weights_digest(folder))
 
@@ -142,7 +180,7 @@ def check_path(path: str) -> None:
         return
     if not folder.is_dir():
         raise ModelError(f"no model folder {folder}: give a folder with config.json, or a model id of the Hub")
-    if not (folder / "config.json").is_file():
+    if not ((folder / "config.json").is_file() or (folder / ADAPTER_CONFIG).is_file()):
         raise ModelError(f"{folder} is no model folder: it has no config.json; `vagen export` makes one from a run")
 
 
@@ -151,6 +189,22 @@ def _load_processor(path: str, model: Any, trust_remote_code: bool) -> Any:
     if model.config.model_type == "qwen3_vl" and not _has_torchvision():
         return ImageOnlyQwen3VLProcessor.from_pretrained(path)
     return AutoProcessor.from_pretrained(path, trust_remote_code=trust_remote_code)
+
+
+def _base_of(folder: Path) -> str:
+    """The model that a folder's adapters are for."""
+    try:
+        base = json.loads((folder / ADAPTER_CONFIG).read_bytes()).get("base_model_name_or_path")
+    except (ValueError, AttributeError):
+        raise ModelError(f"{folder / ADAPTER_CONFIG} is damaged: it is no JSON object") from None
+    if not isinstance(base, str):
+        raise ModelError(f"{folder / ADAPTER_CONFIG} does not name its base model: fill in base_model_name_or_path")
+    check_path(base)
+    return base
+
+
+def _has_processor(folder: Path) -> bool:
+    return any((folder / name).is_file() for name in ("processor_config.json", "preprocessor_config.json"))
 
 
 def _has_torchvision() -> bool:
