@@ -148,6 +148,7 @@ def _parser() -> argparse.ArgumentParser:
         "--clozes", nargs="+", metavar="CLOZE", help="names or patterns; default: what it was trained with"
     )
     verb.add_argument("--representation", choices=["natural", "json", "grid"], help="default: as in training")
+    verb.add_argument("--constrained", action="store_true", help="let the model give valid answers only")
     verb.add_argument("--training-shards", nargs="+", type=Path, default=[], metavar="FOLDER")
     verb = _verb(kinds, "agent", _eval_agent, "success of random, expert and model in episodes")
     verb.add_argument("--model", help="a model folder or a Hub id; without it only random and expert play")
@@ -215,7 +216,9 @@ def _parser() -> argparse.ArgumentParser:
     verb.add_argument("--card", type=Path, help="a report card for the model card")
     verb.add_argument("--push-to-hub", metavar="REPO", help="also publish it: NAME or OWNER/NAME")
     verb.add_argument("--private", action="store_true", help="publish so that only you can see it")
-    verb.add_argument("--adapter-only", action="store_true", help="only the adapters, without the base model's weights")
+    verb.add_argument(
+        "--adapter-only", action="store_true", help="only the adapters, without the base model's weights"
+    )
 
     verb = _verb(verbs, "report", _report, "make one HTML page of a run")
     verb.add_argument("run_folder", type=Path, metavar="RUN")
@@ -346,6 +349,7 @@ def _eval_worldmodel(args: argparse.Namespace, _: list[str]) -> int:
         args.split,
         args.batch,
         args.training_shards,
+        constrained=args.constrained,
     )
     write_json(args.out, card)
     print(summary(card), file=sys.stderr)

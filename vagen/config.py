@@ -142,7 +142,8 @@ class Model(Section):
         description="parts not trained: vision, projector, language, or regular expressions for parameter names",
     )
     gradient_checkpointing: bool = Field(
-        default=False, description="compute activations twice instead of keeping them: less memory, about a third slower"
+        default=False,
+        description="compute activations twice instead of keeping them: less memory, about a third slower",
     )
     trust_remote_code: bool = False
 

@@ -140,7 +140,7 @@ def test_gradient_checkpointing_changes_no_gradient(architecture, every_cloze):
     for checkpointing in (False, True):
         policy = made(architecture, gradient_checkpointing=checkpointing)
         policy.model.train()
-        assert policy.model.is_gradient_checkpointing is checkpointing
+        assert policy.model.is_activation_checkpointing is checkpointing
         loss_of(policy, samples).backward()
         gradients.append({n: p.grad for n, p in policy.model.named_parameters() if p.grad is not None})
     assert gradients[0].keys() == gradients[1].keys()

@@ -1,10 +1,14 @@
 """Batched, left-padded generation answers what transformers' own `generate` answers to one prompt at a time."""
 
+import numpy as np
 import pytest
 import torch
 
-from vagen.policy.chat import Chat
-from vagen.policy.generate import generate
+from vagen.policy.chat import Chat, Encoded
+from vagen.policy.constrain import Constrainer
+from vagen.policy.generate import generate, generate_scored, score_answers, score_choices
+from vagen.policy.languages import Choices
+from vagen.policy.packing import PackedLoss, collate, distinct_pictures, pack
 
 NEW_TOKENS = 10
 
@@ -125,3 +129,78 @@ def test_generation_leaves_the_model_as_it_was(make_chat, ragged):
 
 def test_no_prompts_no_answers(make_chat):
     assert generate(make_chat("idefics3"), [], 5) == []
+
+
+# --------------------------------------------------------------------------------------------------- log-probabilities
+
+
+@torch.no_grad()
+def forced_log_probs(chat: Chat, prompt, pictures, tokens) -> np.ndarray:
+    """Of tokens after one prompt, by a forward pass over prompt and tokens instead of generation."""
+    row = pack([Encoded(prompt, tokens, tuple(pictures))])
+    images = chat.image_tensors(distinct_pictures([row]))
+    batch = collate([row], [np.ones(len(tokens))], [np.zeros(len(tokens), dtype=np.int64)], images, 0)
+    return -PackedLoss(chat.policy.model)(batch.to(chat.policy.device, chat.policy.model.dtype)).double().numpy()
+
+
+def test_log_probabilities_are_those_of_a_forward_pass(architecture, make_chat, ragged):
+    """In a left-padded batch of prompts of all lengths, up to the end of each answer; free and constrained."""
+    chat = make_chat(architecture)
+    prompts = [(chat.prompt(sample, pictures), pictures) for sample, pictures in ragged]
+    only = Constrainer(chat)
+    for automata in (None, [only.automaton(Choices((sample.answer, "nothing"))) for sample, _ in ragged]):
+        answers = generate_scored(chat, prompts, NEW_TOKENS, 16, automata=automata)
+        assert [answer.text for answer in answers] == generate(chat, prompts, NEW_TOKENS, 16, automata=automata)
+        for (prompt, pictures), answer in zip(prompts, answers, strict=True):
+            expected = forced_log_probs(chat, prompt, pictures, answer.tokens)
+            np.testing.assert_allclose(answer.log_probs, expected, atol=1e-5)
+            assert not set(answer.tokens[:-1].tolist()) & chat.end_tokens, "tokens after the end are kept"
+            if automata is not None:
+                assert answer.tokens[-1] in chat.end_tokens
+
+
+def test_answers_are_scored_as_one_sequence_each(architecture, make_chat, ragged, stock_inputs):
+    """Sums of the stock forward's log-probabilities, one prompt and one answer at a time."""
+    chat = make_chat(architecture)
+    answers = [[sample.answer, "left, right", "yes"][: 1 + n % 3] for n, (sample, _) in enumerate(ragged)]
+    prompts = [(chat.prompt(sample, pictures), pictures) for sample, pictures in ragged]
+    together = score_answers(chat, prompts, answers)
+    for number, ((sample, pictures), texts, ours) in enumerate(zip(ragged, answers, together, strict=True)):
+        assert len(ours) == len(texts)
+        for text, log_prob in zip(texts, ours, strict=True):
+            length = stock_inputs(chat, sample, pictures)["input_ids"].shape[1]
+            inputs = stock_inputs(chat, sample, pictures, answer=text)
+            with torch.no_grad():
+                chances = chat.policy.model(**inputs).logits[0, length - 1 : -1].log_softmax(-1)
+            expected = chances.gather(1, inputs["input_ids"][0, length:, None]).sum().item()
+            assert log_prob == pytest.approx(expected, abs=1e-4), f"{sample.name}: {text!r}"
+        np.testing.assert_allclose(score_choices(chat, prompts[number], texts), ours, atol=1e-6)
+
+
+def test_generation_in_half_precision(architecture, make_chat, ragged):
+    """Ragged batches of a bf16 model end, and their log-probabilities are near those of the model in float64."""
+    chat = make_chat(architecture, seed=7)  # of its own: its weights are rounded
+    prompts = [(chat.prompt(sample, pictures), pictures) for sample, pictures in ragged[:8]]
+    before = chat.policy.model.dtype
+    chat.policy.model.to(torch.bfloat16)
+    try:
+        answers = generate_scored(chat, prompts, NEW_TOKENS)
+    finally:
+        chat.policy.model.to(before)
+    for (prompt, pictures), answer in zip(prompts, answers, strict=True):
+        assert 0 < len(answer.tokens) <= NEW_TOKENS
+        expected = forced_log_probs(chat, prompt, pictures, answer.tokens)
+        assert abs(answer.log_probs.mean() - expected.mean()) < 0.5
+
+
+def test_a_model_s_own_decoding_habits_are_left_out(make_chat, ragged):
+    """Qwen2.5-VL's checkpoints come with a penalty for repetition, which boards of equal cells would suffer from."""
+    chat = make_chat("qwen2_5_vl")
+    prompts = [(chat.prompt(sample, pictures), pictures) for sample, pictures in ragged[:6]]
+    plain = generate(chat, prompts, NEW_TOKENS)
+    generation = chat.policy.model.generation_config
+    generation.repetition_penalty, generation.do_sample, generation.temperature = 2.0, True, 5.0
+    try:
+        assert generate(chat, prompts, NEW_TOKENS) == plain
+    finally:
+        generation.repetition_penalty, generation.do_sample, generation.temperature = None, False, None

@@ -32,6 +32,7 @@ from vagen.data.shards import read_trajectories
 from vagen.mdp import Trajectory
 from vagen.policy.batches import draw
 from vagen.policy.chat import Chat, Picture
+from vagen.policy.constrain import Constrainer
 from vagen.policy.generate import generate
 from vagen.policy.likelihood import log_probabilities
 from vagen.progress import Progress
@@ -121,6 +122,7 @@ def evaluate(
     batch: int = 128,
     training_shards: Sequence[Path] = (),
     strata: Strata = STRATA,
+    constrained: bool = False,
 ) -> dict[str, Any]:
     """The report card of a policy.
 
@@ -129,6 +131,7 @@ def evaluate(
         seed: decides the samples; equal seeds give every model the same questions.
         strata: which windows are asked about.
         training_shards: folders the model was trained on, to report how much of the test they contain.
+        constrained: let the model give valid answers only, so that accuracy is about what it knows and not about form.
 
     Raises:
         WorldError, ClozeError: unknown worlds or clozes, or too few samples to be had.
@@ -137,13 +140,14 @@ def evaluate(
     for world in worlds:
         simulator(world)  # unknown worlds are refused before anything is computed
     seen = _transitions_of(training_shards)
+    constrainer = Constrainer(chat) if constrained else None
     rows = []
     with Progress(2 * n * len(worlds) * len(patterns), "evaluate", "answers") as progress:
         for world in worlds:
             for cloze, pattern in patterns.items():
                 form = chat.policy.format.representation
                 samples = draw_samples(world, cloze, pattern, n, seed, split, form, strata)
-                rows.append(_row(chat, samples, seed, batch, seen, progress))
+                rows.append(_row(chat, samples, seed, batch, seen, progress, constrainer))
     return {
         "rows": [asdict(row) for row in rows],
         "split": split,
@@ -151,6 +155,7 @@ def evaluate(
         "weights": chat.policy.digest,
         "parameters": sum(p.numel() for p in chat.policy.model.parameters()),
         "seed": seed,
+        "constrained": constrained,
         "versions": {"vagen": vagen.__version__, **{p: version(p) for p in ("torch", "transformers", "minigrid")}},
     }
 
@@ -245,13 +250,16 @@ def _row(
     batch: int,
     seen: set[tuple[Facts, int, Facts]] | None,
     progress: Progress,
+    constrainer: Constrainer | None,
 ) -> Row:
     pattern = samples[0].pattern
     pictures = draw(samples)
-    answers = _answers(chat, samples, pictures, batch, progress)
+    answers = _answers(chat, samples, pictures, batch, progress, constrainer)
     scores = [score(sample, answer) for sample, answer in zip(samples, answers, strict=True)]
     accuracy = _share([s.correct for s in scores])
-    shuffled = _shuffled_image_floor(chat, samples, pictures, seed, batch, progress) if pattern.shows_images else None
+    shuffled = None
+    if pattern.shows_images:
+        shuffled = _shuffled_image_floor(chat, samples, pictures, seed, batch, progress, constrainer)
     floors = {
         "majority": majority_floor(samples),
         "copy": copy_floor(samples),
@@ -289,12 +297,18 @@ def _row(
 
 
 def _answers(
-    chat: Chat, samples: Sequence[Sample], pictures: Sequence[Sequence[Picture]], batch: int, progress: Progress
+    chat: Chat,
+    samples: Sequence[Sample],
+    pictures: Sequence[Sequence[Picture]],
+    batch: int,
+    progress: Progress,
+    constrainer: Constrainer | None,
 ) -> list[str]:
     prompts = [(chat.prompt(sample, shown), shown) for sample, shown in zip(samples, pictures, strict=True)]
     # Room for half as much again as any right answer: the length must not give the answer away.
     longest = max(len(chat.answer_tokens(sample.answer)) for sample in samples)
-    return generate(chat, prompts, longest + longest // 2 + 4, batch, progress.update)
+    automata = None if constrainer is None else [constrainer.for_sample(sample) for sample in samples]
+    return generate(chat, prompts, longest + longest // 2 + 4, batch, progress.update, automata)
 
 
 def _likelihood(chat: Chat, samples: Sequence[Sample], pictures: Sequence[Sequence[Picture]]) -> Likelihood | None:
@@ -315,11 +329,12 @@ def _shuffled_image_floor(
     seed: int,
     batch: int,
     progress: Progress,
+    constrainer: Constrainer | None,
 ) -> Proportion:
     """The same questions with another sample's images: what the model gets right without looking."""
     generator = np.random.default_rng([seed, 3])
     others = [_another(number, pictures, generator) for number in range(len(samples))]
-    answers = _answers(chat, samples, [pictures[other] for other in others], batch, progress)
+    answers = _answers(chat, samples, [pictures[other] for other in others], batch, progress, constrainer)
     return _share([score(sample, answer).correct for sample, answer in zip(samples, answers, strict=True)])
 
 

@@ -43,7 +43,7 @@ def prepare_training(model: Any, config: Model) -> None:
     if not any(parameter.requires_grad for parameter in model.parameters()):
         raise ModelError(f"nothing is left to train: model.freeze is {', '.join(config.freeze)}")
     if config.gradient_checkpointing:
-        model.gradient_checkpointing_enable(gradient_checkpointing_kwargs={"use_reentrant": False})
+        model.activation_checkpointing_enable(activation_checkpointing_kwargs={"use_reentrant": False})
 
 
 def freeze(model: torch.nn.Module, names: Sequence[str]) -> None:

@@ -118,6 +118,11 @@ class Chat:
         """The tokens of an answer and of the end of its turn, exactly as generation would have to produce them."""
         return recall(self._answers, answer, lambda: self._make_answer(answer), ANSWERS_KEPT)
 
+    def answer_lead(self) -> str:
+        """What the template writes between the opening of the model's turn and its answer, such as a space."""
+        before, whole = self._turn("answer")
+        return whole[len(before) : whole.index("answer", len(before))]
+
     def decode(self, ids: Sequence[int]) -> str:
         """Generated tokens as text, up to the end of the turn."""
         kept = []
@@ -185,16 +190,36 @@ class Chat:
         return positions[:, 0]
 
     def _make_answer(self, answer: str) -> NDArray[np.int64]:
+        before, whole = self._turn(answer)
+        ids = self._continuation(before, whole)
+        ends = [place for place, token in enumerate(ids) if token in self.end_tokens]
+        if ends:
+            return np.asarray(ids[: ends[0] + 1], dtype=np.int64)
+        if self.tokenizer.eos_token_id is None:
+            raise ModelError(f"{self.policy.name} has no end-of-sequence token: its answers would never end")
+        # Templates such as LLaVA's write no mark after a turn; their models learned to end with the tokenizer's.
+        return np.asarray([*self._continuation(before, whole.rstrip()), self.tokenizer.eos_token_id], dtype=np.int64)
+
+    def _turn(self, answer: str) -> tuple[str, str]:
+        """A short conversation up to where the answer begins, and with it."""
         question: list[dict[str, Any]] = [{"role": "user", "content": [{"type": "text", "text": "?"}]}]
         reply = {"role": "assistant", "content": [{"type": "text", "text": answer}]}
         before, whole = self._render(question), self._render([*question, reply])
         if not whole.startswith(before):
             raise ModelError(f"the chat template of {self.policy.name} rewrites the prompt once it is answered")
-        ids = self.tokenizer(whole[len(before) :], add_special_tokens=False)["input_ids"]
-        ends = [place for place, token in enumerate(ids) if token in self.end_tokens]
-        if not ends:
-            raise ModelError(f"the chat template of {self.policy.name} ends turns with no end-of-sequence token")
-        return np.asarray(ids[: ends[0] + 1], dtype=np.int64)
+        return before, whole
+
+    def _continuation(self, before: str, whole: str) -> list[int]:
+        """The tokens of ``whole`` after those of its beginning; alone, the first word may be spelt otherwise."""
+        first, ids = (self.tokenizer(text, add_special_tokens=False)["input_ids"] for text in (before, whole))
+        if ids[: len(first)] == first:
+            return ids[len(first) :]
+        return self.tokenizer(whole[len(before) :], add_special_tokens=False)["input_ids"]
+
+    def _begins(self, text: str) -> bool:
+        """Whether a rendered conversation opens with the beginning-of-sequence token, so that none is to be added."""
+        bos = self.tokenizer.bos_token
+        return bos is not None and text.startswith(bos)
 
 
 def _as_one_row(name: str, tensor: torch.Tensor) -> torch.Tensor:

@@ -1,51 +1,160 @@
-"""Answers by free generation, many prompts at a time."""
+"""Answers by generation, many prompts at a time, and the log-probabilities of given answers."""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
+from transformers import LogitsProcessor, LogitsProcessorList, SuppressTokensLogitsProcessor
 
-from vagen.policy.chat import Chat, Picture, Prompt
+from vagen.policy.attention import packed_attention
+from vagen.policy.chat import Chat, Encoded, Picture, Prompt
+from vagen.policy.constrain import Automaton, ConstrainedLogits
+from vagen.policy.packing import PackedLoss, collate, distinct_pictures, pack
+
+Asked = tuple[Prompt, Sequence[Picture]]  # a prompt and its images
+
+# What a model's own generation configuration may say and greedy decoding must not do: a penalty for repetition, as in
+# Qwen2.5-VL's, would make a board of equal cells impossible to write.
+_PLAIN = {"do_sample": False, "num_beams": 1, "repetition_penalty": 1.0, "no_repeat_ngram_size": 0}
 
 
-@torch.inference_mode()
+@dataclass(frozen=True)
+class Answer:
+    """A generated answer.
+
+    Attributes:
+        text: what was written, up to the end of the turn.
+        tokens: (T,) its tokens; the last one ends the turn, unless the answer was cut.
+        log_probs: (T,) the model's log-probability of each in nats, over its whole vocabulary, whatever was ruled out.
+    """
+
+    text: str
+    tokens: NDArray[np.int64]
+    log_probs: NDArray[np.float64]
+
+
 def generate(
     chat: Chat,
-    prompts: Sequence[tuple[Prompt, Sequence[Picture]]],
+    prompts: Sequence[Asked],
     max_new_tokens: int,
     batch: int = 128,
     progress: Callable[[int], object] = lambda done: None,
+    automata: Sequence[Automaton] | None = None,
 ) -> list[str]:
     """Greedy answers to prompts, in their order.
 
     Args:
         prompts: each a prompt and its images.
-        max_new_tokens: where an answer is cut if its turn has not ended.
+        max_new_tokens: where an answer is cut if its turn has not ended; not used with ``automata``.
         batch: prompts per forward pass.
         progress: called with the number of prompts finished in each batch.
+        automata: for each prompt, which answers are valid. Only those can then be given, and none is cut.
     """
+    return [answer.text for answer in _generate(chat, prompts, max_new_tokens, batch, progress, automata, False)]
+
+
+def generate_scored(
+    chat: Chat,
+    prompts: Sequence[Asked],
+    max_new_tokens: int,
+    batch: int = 128,
+    progress: Callable[[int], object] = lambda done: None,
+    automata: Sequence[Automaton] | None = None,
+) -> list[Answer]:
+    """As :func:`generate`, with the tokens and their log-probabilities."""
+    return _generate(chat, prompts, max_new_tokens, batch, progress, automata, True)
+
+
+@torch.inference_mode()
+def score_answers(chat: Chat, prompts: Sequence[Asked], answers: Sequence[Sequence[str]]) -> list[NDArray[np.float64]]:
+    """Log-probabilities of whole answers, ends of turns included, in one forward pass.
+
+    The answers to a prompt share it, and prompts share images: see :mod:`vagen.policy.packing`.
+
+    Args:
+        answers: for each prompt, one or more answers.
+
+    Returns:
+        For each prompt, one log-probability in nats per answer.
+    """
+    rows = []
+    for (prompt, pictures), texts in zip(prompts, answers, strict=True):
+        rows.append(pack([Encoded(prompt, chat.answer_tokens(text), tuple(pictures)) for text in texts]))
+    ones, cells = [np.ones(len(row.targets)) for row in rows], [row.sample for row in rows]
+    images = chat.image_tensors(distinct_pictures(rows))
+    model = chat.policy.model
+    was_training = model.training
+    model.eval()
+    with packed_attention(model):
+        batch = collate(rows, ones, cells, images, chat.tokenizer.pad_token_id or 0)
+        losses = PackedLoss(model)(batch.to(chat.policy.device, model.dtype)).double().cpu().numpy()
+    model.train(was_training)
+    parts = np.split(losses, np.cumsum([len(row.targets) for row in rows])[:-1])
+    return [-np.bincount(row.sample, part, row.samples) for row, part in zip(rows, parts, strict=True)]
+
+
+def score_choices(chat: Chat, asked: Asked, answers: Sequence[str]) -> NDArray[np.float64]:
+    """Log-probabilities (in nats) of a few possible answers to one prompt; see :func:`score_answers`."""
+    return score_answers(chat, [asked], [answers])[0]
+
+
+@torch.inference_mode()
+def _generate(
+    chat: Chat,
+    prompts: Sequence[Asked],
+    max_new_tokens: int,
+    batch: int,
+    progress: Callable[[int], object],
+    automata: Sequence[Automaton] | None,
+    scored: bool,
+) -> list[Answer]:
     order = sorted(range(len(prompts)), key=lambda index: len(prompts[index][0].ids))  # alike lengths: little padding
-    answers = [""] * len(prompts)
+    answers: dict[int, Answer] = {}
     was_training = chat.policy.model.training
     chat.policy.model.eval()
     for start in range(0, len(order), batch):
         chosen = order[start : start + batch]
-        for index, answer in zip(
-            chosen, _generate_batch(chat, [prompts[i] for i in chosen], max_new_tokens), strict=True
-        ):
-            answers[index] = answer
+        own = None if automata is None else [automata[i] for i in chosen]
+        answers |= zip(
+            chosen, _generate_batch(chat, [prompts[i] for i in chosen], max_new_tokens, own, scored), strict=True
+        )
         progress(len(chosen))
     chat.policy.model.train(was_training)
-    return answers
+    return [answers[index] for index in range(len(prompts))]
 
 
-def _generate_batch(chat: Chat, prompts: Sequence[tuple[Prompt, Sequence[Picture]]], max_new_tokens: int) -> list[str]:
+def _generate_batch(
+    chat: Chat, prompts: Sequence[Asked], max_new_tokens: int, automata: Sequence[Automaton] | None, scored: bool
+) -> list[Answer]:
+    inputs = _inputs(chat, prompts)
+    length = inputs["input_ids"].shape[1]
+    recorder = _LogProbs() if scored else None
+    processors: list[LogitsProcessor] = [] if recorder is None else [recorder]
+    processors.append(SuppressTokensLogitsProcessor([chat.image_token], device=chat.policy.device))
+    if automata is not None:
+        processors.append(ConstrainedLogits(automata, length))
+        max_new_tokens = max(automaton.longest for automaton in automata)
+    output = chat.policy.model.generate(
+        **inputs,
+        **_PLAIN,
+        max_new_tokens=max_new_tokens,
+        eos_token_id=sorted(chat.end_tokens),
+        pad_token_id=chat.tokenizer.pad_token_id or 0,
+        logits_processor=LogitsProcessorList(processors),
+    )
+    tokens = output[:, length:].cpu().numpy()
+    log_probs = np.zeros(tokens.shape) if recorder is None else recorder.finish(output)
+    return [_answer(chat, *row) for row in zip(tokens, log_probs, strict=True)]
+
+
+def _inputs(chat: Chat, prompts: Sequence[Asked]) -> dict[str, torch.Tensor]:
     policy = chat.policy
     length = max(len(prompt.ids) for prompt, _ in prompts)
-    pad = chat.tokenizer.pad_token_id or 0
-    ids = np.full((len(prompts), length), pad, dtype=np.int64)
+    ids = np.full((len(prompts), length), chat.tokenizer.pad_token_id or 0, dtype=np.int64)
     real = np.zeros((len(prompts), length), dtype=np.int64)
     types = np.zeros((len(prompts), length), dtype=np.int32)
     for row, (prompt, _) in enumerate(prompts):  # padding goes on the left, where generation expects it
@@ -56,16 +165,35 @@ def _generate_batch(chat: Chat, prompts: Sequence[tuple[Prompt, Sequence[Picture
     inputs |= chat.image_tensors([picture for _, pictures in prompts for picture in pictures])
     if hasattr(policy.model.model, "get_rope_index"):
         inputs["mm_token_type_ids"] = torch.from_numpy(types)
-    inputs = {
+    return {
         name: tensor.to(policy.device, policy.model.dtype if tensor.is_floating_point() else None)
         for name, tensor in inputs.items()
     }
-    output = policy.model.generate(
-        **inputs,
-        max_new_tokens=max_new_tokens,
-        do_sample=False,
-        eos_token_id=sorted(chat.end_tokens),
-        pad_token_id=pad,
-        suppress_tokens=[chat.image_token],
-    )
-    return [chat.decode(row) for row in output[:, length:].tolist()]
+
+
+def _answer(chat: Chat, tokens: NDArray[np.int64], log_probs: NDArray[np.float64]) -> Answer:
+    ends = np.flatnonzero(np.isin(tokens, list(chat.end_tokens)))
+    stop = int(ends[0]) + 1 if len(ends) else len(tokens)
+    return Answer(chat.decode(tokens.tolist()), tokens[:stop], log_probs[:stop])
+
+
+class _LogProbs(LogitsProcessor):
+    """Notes the log-probability of each token that is chosen, and changes nothing; comes before those that do."""
+
+    def __init__(self) -> None:
+        self._last: torch.Tensor | None = None  # (B, V) of the step whose token is not known yet
+        self._noted: list[torch.Tensor] = []
+
+    def __call__(self, input_ids: torch.LongTensor, scores: torch.FloatTensor) -> torch.FloatTensor:
+        self._note(input_ids)
+        self._last = scores.to(torch.promote_types(scores.dtype, torch.float32)).log_softmax(-1)
+        return scores
+
+    def finish(self, output: torch.Tensor) -> NDArray[np.float64]:
+        """(B, T) log-probabilities of all tokens generated."""
+        self._note(output)
+        return torch.stack(self._noted, 1).double().cpu().numpy()
+
+    def _note(self, ids: torch.Tensor) -> None:
+        if self._last is not None:
+            self._noted.append(self._last.gather(1, ids[:, -1:])[:, 0])
