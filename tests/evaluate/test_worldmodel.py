@@ -59,7 +59,7 @@ def answering(monkeypatch):
             drawn[:] = samples
             return build_row(chat, samples, *rest)
 
-        def answers(chat, samples, pictures, batch, progress):
+        def answers(chat, samples, pictures, batch, progress, _):
             own = worldmodel.draw(samples)
             progress.update(len(samples))
             return [
@@ -228,3 +228,11 @@ def test_every_named_cloze_can_be_measured(chat, answering):
     answering(lambda sample, own: sample.answer)
     rows = evaluate(chat, ["sokoban-6x6"], list(NAMED), 4, 1)["rows"]
     assert [row["accuracy"] for row in rows] == [1.0] * len(NAMED)
+
+
+def test_constrained_answers_all_parse(chat):
+    """Of a model with random weights, free answers hardly ever do."""
+    free, constrained = (evaluate(chat, WORLDS[:2], CLOZES, 4, 1, constrained=only) for only in (False, True))
+    assert (free["constrained"], constrained["constrained"]) == (False, True)
+    assert [row["parsed"] for row in constrained["rows"]] == [1.0] * len(constrained["rows"])
+    assert min(row["parsed"] for row in free["rows"]) < 0.5
