@@ -32,15 +32,21 @@ def architecture(request) -> str:
 
 @pytest.fixture(scope="session")
 def make_chat() -> Callable[..., Chat]:
-    """``make_chat(architecture, explain=False, representation="grid", seed=0)``: a new chat with a small model."""
+    """``make_chat(architecture, explain=False, representation="grid", seed=0, merge=1)``: a chat with a small model.
+
+    Calls with equal architecture, seed and merge share the model.
+    """
 
     @cache
-    def model_and_processor(architecture: str, seed: int):
-        model, processor = tiny.build(Tiny(architecture=architecture, **SMALL), WORLDS, seed)
+    def model_and_processor(architecture: str, seed: int, merge: int):
+        config = Tiny(architecture=architecture, image_size=48, merge=merge, **SMALL)
+        model, processor = tiny.build(config, WORLDS, seed)
         return model.to(torch.float64).eval(), processor
 
-    def make(architecture: str, explain: bool = False, representation: str = "grid", seed: int = 0) -> Chat:
-        model, processor = model_and_processor(architecture, seed)
+    def make(
+        architecture: str, explain: bool = False, representation: str = "grid", seed: int = 0, merge: int = 1
+    ) -> Chat:
+        model, processor = model_and_processor(architecture, seed, merge)
         form = ClozeFormat(representation, explain, WORLDS, tuple(NAMED))
         return Chat(Policy("small", model, processor, form))
 

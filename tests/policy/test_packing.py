@@ -13,8 +13,9 @@ from torch.overrides import TorchFunctionMode
 from vagen.cloze.build import build
 from vagen.cloze.grammar import NAMED, named
 from vagen.cloze.sample import imagined, simulator, window_at
+from vagen.policy.attention import set_attention
 from vagen.policy.batches import draw
-from vagen.policy.chat import Encoded, Picture, Prompt
+from vagen.policy.chat import Chat, Encoded, Picture, Prompt
 from vagen.policy.packing import PackedLoss, collate, distinct_pictures, pack
 
 MIXED_WORLDS = ("minigrid-rooms-6x6", "sokoban-6x6", "frozenlake-6x6")
@@ -190,6 +191,82 @@ def test_packing_saves_tokens_and_draws_each_shared_image_once(make_chat, every_
     assert len(everything.pictures) == len(shown), "each image is there once, wherever it stands"
 
 
+def test_the_vision_tower_sees_each_image_of_a_batch_once(architecture, make_chat, every_cloze, with_pictures):
+    """In rows of different windows of one world, and where images stand after each other in several orders."""
+    chat = make_chat(architecture)
+    pairs = with_pictures(every_cloze("sokoban-6x6"))
+    turned = [(sample, pictures[::-1]) for sample, pictures in pairs if len(pictures) == 2]
+    rows = [encode(chat, part) for part in (pairs, turned, with_pictures(every_cloze("sokoban-6x6", 1)))]
+    places = sum(len({p.digest for p in sample.pictures}) for row in rows for sample in row)
+    distinct = {picture.digest for row in rows for sample in row for picture in sample.pictures}
+    assert len(distinct) < places, "the test wants images that repeat"
+    seen = []
+    base = chat.policy.model.model
+    names = {"visual": "hidden_states", "vision_tower": "pixel_values", "vision_model": "pixel_values"}
+    tower, argument = next((getattr(base, name), key) for name, key in names.items() if hasattr(base, name))
+    hook = tower.register_forward_pre_hook(
+        lambda _, args, kwargs: seen.append(args[0] if args else kwargs[argument]), with_kwargs=True
+    )
+    try:
+        packed_losses(chat, rows)
+    finally:
+        hook.remove()
+    [pixels] = seen
+    per_image = 36 if architecture.startswith("qwen") else 1  # Qwen's towers take patches, 6 x 6 to an image
+    assert len(pixels) == per_image * len(distinct)
+
+
+def test_images_cut_into_parts(make_chat, every_cloze, with_pictures, stock_inputs):
+    """As SmolVLM's processor does by default: marks of rows and columns stand between placeholders of one image."""
+    chat = make_chat("idefics3")
+    whole = chat.policy.processor
+    parts = type(whole.image_processor)(
+        do_image_splitting=True, size={"longest_edge": 96}, max_image_size={"longest_edge": 48}
+    )
+    processor = type(whole)(parts, whole.tokenizer, image_seq_len=36, chat_template=whole.chat_template)
+    chat = Chat(replace(chat.policy, processor=processor))
+    pairs = with_pictures(every_cloze("sokoban-6x6"))
+    assert {len(pictures) for _, pictures in pairs} >= {0, 1, 2}
+    encoded = encode(chat, pairs)
+    assert (np.bincount(encoded[0].prompt.image_of + 1)[1:] == 5 * 36).all(), "four parts and the whole image"
+    with exactly(chat.policy.model), torch.no_grad():
+        for (sample, pictures), ours in zip(pairs, packed_losses(chat, [encoded]), strict=True):
+            theirs = stock_losses(chat, stock_inputs, sample, pictures)
+            assert (ours - theirs).abs().max() < 1e-10, f"{sample.name}: losses with cut images differ"
+
+
+@pytest.mark.parametrize("family", ["qwen2_5_vl", "qwen3_vl"])
+def test_images_that_the_processor_resizes(family, make_chat, every_cloze, stock_inputs):
+    """Qwen's processors resize to multiples of their patches, so placeholders follow from the resized image."""
+    chat = make_chat(family, merge=2)
+    processor = chat.policy.processor
+    processor.image_processor.size = {"shortest_edge": 16 * 16, "longest_edge": 64 * 64}
+    generator = np.random.default_rng(0)
+    samples = [sample for sample in every_cloze("sokoban-6x6") if sample.images]
+    for height, width, tokens in ((50, 37, 3 * 2), (9, 64, 1 * 4), (100, 90, 4 * 3)):
+        frames = [Picture.of(generator.integers(0, 256, (height, width, 3), dtype=np.uint8)) for _ in range(5)]
+        pairs = [(sample, frames[: len(sample.images)]) for sample in samples]
+        encoded = encode(chat, pairs)
+        assert (encoded[0].prompt.image_of == 0).sum() == tokens, f"{height} x {width} is not {tokens} tokens"
+        with exactly(chat.policy.model), torch.no_grad():
+            for (sample, pictures), ours in zip(pairs, packed_losses(chat, [encoded]), strict=True):
+                theirs = stock_losses(chat, stock_inputs, sample, pictures)
+                assert (ours - theirs).abs().max() < 1e-10, f"{sample.name}: losses at {height} x {width} differ"
+
+
+def test_eager_attention_computes_the_same(architecture, make_chat, every_cloze, with_pictures):
+    chat = make_chat(architecture)
+    encoded = [encode(chat, with_pictures(every_cloze(world))) for world in MIXED_WORLDS]
+    with torch.no_grad():
+        expected = torch.cat(packed_losses(chat, encoded))
+        set_attention(chat.policy.model, "eager")
+        try:
+            actual = torch.cat(packed_losses(chat, encoded))
+        finally:
+            set_attention(chat.policy.model, "sdpa")
+    assert (actual - expected).abs().max() < 1e-5
+
+
 def test_padding_in_a_batch_changes_no_loss(architecture, make_chat, every_cloze, with_pictures):
     chat = make_chat(architecture)
     everything = every_cloze("minigrid-rooms-6x6")
@@ -227,7 +304,8 @@ def test_a_batch_points_every_target_at_its_weight_and_cell(make_chat, every_clo
 
 # ------------------------------------------------------------------------------------------- tries against brute force
 
-IMAGE, PER_IMAGE = 9, 2  # a placeholder token, and how many of them an image has
+IMAGE, MARK = 9, 8  # a placeholder token, and one that stands between placeholders of one image
+SIZES = (2, 3, 1)  # placeholders of each picture
 PICTURES = [Picture.of(np.full((1, 1, 3), value, dtype=np.uint8)) for value in range(3)]
 
 
@@ -242,8 +320,9 @@ def encoded_samples(draw_from):
                 ids.append(int(part[1]))
                 image_of.append(-1)
             else:
-                ids += [IMAGE] * PER_IMAGE
-                image_of += [len(pictures)] * PER_IMAGE
+                size = SIZES[int(part[1])]
+                ids += [IMAGE, *[MARK, IMAGE] * (size - 1)]  # as models do that cut images into parts
+                image_of += [len(pictures), *[-1, len(pictures)] * (size - 1)]
                 pictures.append(PICTURES[int(part[1])])
         ids.append(2)  # the turn of the assistant begins
         image_of.append(-1)
@@ -286,6 +365,29 @@ def test_every_target_sees_its_own_sequence_and_nothing_else(samples):
             assert actual == sequence[: len(sample.prompt.ids) + place], "a target sees another sequence than its own"
             target += 1
     assert target == len(row.targets)
+
+
+@given(rows=st.lists(encoded_samples(), min_size=1, max_size=3))
+def test_every_placeholder_gets_the_output_of_its_own_image(rows):
+    """The vision tower sees each image once, and what it makes of it stands wherever the image stands, in order."""
+    packed = [pack(row) for row in rows]
+    pictures = distinct_pictures(packed)
+    assert len({picture.digest for picture in pictures}) == len(pictures)
+    number_of = {picture.digest: number for number, picture in enumerate(PICTURES)}
+    shown = [number_of[picture.digest] for picture in pictures]
+    outputs = [(number, place) for number in shown for place in range(SIZES[number])]
+    batch = collate(packed, [row.targets * 1.0 for row in packed], [row.targets for row in packed], {}, 0)
+    given_to = iter([outputs[feature] for feature in batch.features.tolist()])
+    for row, ids in zip(packed, batch.ids, strict=True):
+        for column in np.flatnonzero(ids.numpy() == IMAGE):
+            # The placeholder's own sequence: its ancestors, whose number of placeholders of this image is its place.
+            picture, place = next(given_to)
+            seen = [c for c in np.flatnonzero(row.mask[column]) if row.image_of[c] >= 0]
+            run = [row.pictures[row.image_of[c]].digest for c in seen]
+            assert run[-1] == PICTURES[picture].digest
+            alone = [c for c in seen if row.pictures[row.image_of[c]].digest == run[-1]]
+            assert place == (len(alone) - 1) % SIZES[picture], "outputs of an image are mixed up"
+    assert next(given_to, None) is None
 
 
 @given(samples=encoded_samples())
