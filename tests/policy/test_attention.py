@@ -114,7 +114,7 @@ def test_without_cuda_nothing_is_installed():
 
 @st.composite
 def parents_of(draw):
-    """A forest laid out depth first: a token's parent is an ancestor of the token before it, or that token, or none."""
+    """A forest laid out depth first: a token's parent is the token before it, an ancestor of that, or none."""
     parents = [-1]
     for column in range(1, draw(st.integers(1, 40))):
         above = [column - 1]

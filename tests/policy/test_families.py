@@ -103,7 +103,8 @@ def test_prompts_answers_and_generation_are_stock(chat, every_cloze, with_pictur
         trained = chat.answer_tokens(sample.answer)
         assert trained[-1] == chat.tokenizer.eos_token_id
         assert chat.decode(trained.tolist()) == sample.answer
-        assert ids[length : length + len(trained) - 1].tolist() == trained[:-1].tolist(), f"{sample.name}: other tokens"
+        own = ids[length : length + len(trained) - 1].tolist()
+        assert own == trained[:-1].tolist(), f"{sample.name}: other tokens"
         inputs = {n: t.to(model.dtype) if t.is_floating_point() else t for n, t in inputs.items()}
         with torch.no_grad():
             chances = model(**inputs).logits[0, length - 1 : length - 1 + len(trained)].log_softmax(-1)

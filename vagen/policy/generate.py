@@ -94,7 +94,10 @@ def score_answers(chat: Chat, prompts: Sequence[Asked], answers: Sequence[Sequen
         losses = PackedLoss(model)(batch.to(chat.policy.device, model.dtype)).double().cpu().numpy()
     model.train(was_training)
     parts = np.split(losses, np.cumsum([len(row.targets) for row in rows])[:-1])
-    return [-np.bincount(row.sample, part, row.samples) for row, part in zip(rows, parts, strict=True)]
+    totals = [np.zeros(row.samples) for row in rows]
+    for total, row, part in zip(totals, rows, parts, strict=True):
+        np.subtract.at(total, row.sample, part)
+    return totals
 
 
 def score_choices(chat: Chat, asked: Asked, answers: Sequence[str]) -> NDArray[np.float64]:
@@ -134,7 +137,7 @@ def _generate_batch(
     length = inputs["input_ids"].shape[1]
     recorder = _LogProbs() if scored else None
     processors: list[LogitsProcessor] = [] if recorder is None else [recorder]
-    processors.append(SuppressTokensLogitsProcessor([chat.image_token], device=chat.policy.device))
+    processors.append(SuppressTokensLogitsProcessor([chat.image_token], device=str(chat.policy.device)))
     if automata is not None:
         processors.append(ConstrainedLogits(automata, length))
         max_new_tokens = max(automaton.longest for automaton in automata)
@@ -148,7 +151,7 @@ def _generate_batch(
     )
     tokens = output[:, length:].cpu().numpy()
     log_probs = np.zeros(tokens.shape) if recorder is None else recorder.finish(output)
-    return [_answer(chat, *row) for row in zip(tokens, log_probs, strict=True)]
+    return [_answer(chat, row, logs) for row, logs in zip(tokens, np.asarray(log_probs), strict=True)]
 
 
 def _inputs(chat: Chat, prompts: Sequence[Asked]) -> dict[str, torch.Tensor]:
