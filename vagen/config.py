@@ -84,7 +84,7 @@ class Collect(Section):
 class Tiny(Section):
     """A small VLM with random weights: a real ``transformers`` architecture, sized for two CPU cores."""
 
-    architecture: Literal["idefics3", "qwen3_vl"] = "idefics3"
+    architecture: Literal["idefics3", "llava", "qwen2_5_vl", "qwen3_vl"] = "idefics3"
     hidden_size: PositiveInt = 96
     layers: PositiveInt = 3
     expansion: PositiveInt = Field(default=2, description="width of the language model's MLPs over hidden_size")
@@ -112,6 +112,8 @@ class Tiny(Section):
         ):
             if getattr(self, size) % unit:
                 raise ValueError(f"{size}={getattr(self, size)} is not a multiple of {unit}")
+        if self.architecture == "llava" and self.merge > 1:
+            raise ValueError(f"merge={self.merge}: LLaVA makes a token of every patch; use merge=1")
         return self
 
 

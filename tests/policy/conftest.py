@@ -1,4 +1,4 @@
-"""Small float64 policies of both tiny architectures, and cloze samples with their pictures."""
+"""Small float64 policies of every tiny architecture, and cloze samples with their pictures."""
 
 from collections.abc import Callable
 from contextlib import suppress
@@ -20,7 +20,7 @@ from vagen.policy.policy import ClozeFormat, Policy
 from vagen.rollout.agents import MixtureAgent
 from vagen.rollout.episodes import play
 
-ARCHITECTURES = ("idefics3", "qwen3_vl")
+ARCHITECTURES = ("idefics3", "llava", "qwen2_5_vl", "qwen3_vl")
 WORLDS = ("minigrid-rooms-6x6", "sokoban-6x6", "frozenlake-6x6")
 SMALL = {"hidden_size": 32, "layers": 2, "head_size": 16, "vision_hidden_size": 32, "vision_layers": 1}
 

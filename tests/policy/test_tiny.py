@@ -20,6 +20,7 @@ from vagen.policy.generate import generate
 from vagen.policy.policy import ClozeFormat, ModelError, Policy, load
 
 ROOT = Path(__file__).parents[2]
+ALL = ("idefics3", "llava", "qwen2_5_vl", "qwen3_vl")
 WORLDS = ("sokoban-6x6", "minigrid-rooms-6x6")
 SMALL = {"hidden_size": 32, "layers": 2, "head_size": 16, "vision_hidden_size": 32, "vision_layers": 1}
 
@@ -40,12 +41,12 @@ DIGESTS = """
 import json, sys
 sys.path[:0] = [{root!r}, {here!r}]
 import test_tiny
-print(json.dumps({{a: test_tiny.digest(*test_tiny.build_small(a)) for a in ("idefics3", "qwen3_vl")}}))
+print(json.dumps({{a: test_tiny.digest(*test_tiny.build_small(a)) for a in test_tiny.ALL}}))
 """
 
 
 def test_the_same_seed_is_the_same_model_in_every_process():
-    here = {a: digest(*build_small(a)) for a in ("idefics3", "qwen3_vl")}
+    here = {a: digest(*build_small(a)) for a in ALL}
     script = DIGESTS.format(root=str(ROOT), here=str(Path(__file__).parent))
     for hash_seed in ("1", "4711"):
         environment = {**os.environ, "PYTHONHASHSEED": hash_seed}
@@ -112,8 +113,9 @@ print(json.dumps({"answers": answers, "eos": generation.eos_token_id, "sample": 
 # Where torchvision is missing, stock AutoProcessor refuses Qwen's: our image-only processor reads the folder then.
 STOCK_MODEL_OURS_PROCESSOR = STOCK.replace(
     "processor = AutoProcessor.from_pretrained(folder)",
-    """from transformers import Qwen3VLProcessor
-class ImageOnly(Qwen3VLProcessor):
+    """import transformers
+Stock = getattr(transformers, json.load(open(folder + "/processor_config.json"))["processor_class"])
+class ImageOnly(Stock):
     def __init__(self, image_processor=None, tokenizer=None, chat_template=None, **_):
         super().__init__(image_processor, tokenizer, None, chat_template=chat_template)
 processor = ImageOnly.from_pretrained(folder)""",
@@ -144,7 +146,7 @@ def test_a_saved_policy_loads_and_answers_alike_without_this_package(architectur
     chat = Chat(policy)
     ours = generate(chat, [(chat.prompt(s, p), p) for s, p in zip(samples, pictures, strict=True)], 8)
     assert len(set(ours)) > 1, "the model says the same to everything: nothing is tested"
-    stock = run_stock(STOCK if architecture == "idefics3" else STOCK_MODEL_OURS_PROCESSOR, tmp_path)
+    stock = run_stock(STOCK_MODEL_OURS_PROCESSOR if architecture.startswith("qwen") else STOCK, tmp_path)
     assert stock["answers"] == ours, "stock transformers answers differently"
     assert stock["eos"] == chat.tokenizer.eos_token_id, "generation_config.json does not say where answers end"
     assert stock["sample"] is False

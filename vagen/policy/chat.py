@@ -153,7 +153,7 @@ class Chat:
             images=[images] if images else None,
             return_tensors="pt",
             return_mm_token_type_ids=True,
-            add_special_tokens=False,
+            add_special_tokens=not self._begins(text),
         )
         ids = inputs["input_ids"]
         image_of = self._images_of(ids[0].numpy(), images)

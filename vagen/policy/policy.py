@@ -28,7 +28,7 @@ from vagen.policy.adapters import (
 )
 from vagen.policy.attention import choose_attention, set_attention
 from vagen.policy.errors import ModelError as ModelError
-from vagen.policy.processors import ImageOnlyQwen3VLProcessor
+from vagen.policy.processors import IMAGE_ONLY
 from worlds.text import Representation
 
 FORMAT_FILE = "cloze_format.json"
@@ -186,8 +186,8 @@ def check_path(path: str) -> None:
 
 def _load_processor(path: str, model: Any, trust_remote_code: bool) -> Any:
     """The model's processor; where torchvision is missing, Qwen's without its video half."""
-    if model.config.model_type == "qwen3_vl" and not _has_torchvision():
-        return ImageOnlyQwen3VLProcessor.from_pretrained(path)
+    if model.config.model_type in IMAGE_ONLY and not _has_torchvision():
+        return IMAGE_ONLY[model.config.model_type].from_pretrained(path)
     return AutoProcessor.from_pretrained(path, trust_remote_code=trust_remote_code)
 
 

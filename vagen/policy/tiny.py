@@ -11,12 +11,18 @@ from typing import Any
 import torch
 from tokenizers import Regex, Tokenizer, decoders, models, pre_tokenizers, trainers
 from transformers import (
+    CLIPImageProcessorPil,
     Idefics3Config,
     Idefics3ForConditionalGeneration,
     Idefics3ImageProcessorPil,
     Idefics3Processor,
+    LlavaConfig,
+    LlavaForConditionalGeneration,
+    LlavaProcessor,
     PreTrainedModel,
     PreTrainedTokenizerFast,
+    Qwen2_5_VLConfig,
+    Qwen2_5_VLForConditionalGeneration,
     Qwen2VLImageProcessorPil,
     Qwen3VLConfig,
     Qwen3VLForConditionalGeneration,
@@ -24,7 +30,7 @@ from transformers import (
 
 from vagen.cloze.sample import IMPOSSIBLE, LABELS, NO, YES
 from vagen.config import Tiny
-from vagen.policy.processors import ImageOnlyQwen3VLProcessor
+from vagen.policy.processors import Qwen2_5_VLProcessor, Qwen3VLProcessor
 from worlds import make
 
 PAD, END, USER, ASSISTANT, SYSTEM = "<pad>", "<end_of_utterance>", "<|user|>", "<|assistant|>", "<|system|>"
@@ -65,7 +71,9 @@ def build(config: Tiny, worlds: Iterable[str], seed: int) -> tuple[Any, Any]:
 
     Deterministic by ``seed``.
     """
-    make_model = {"idefics3": _idefics3, "qwen3_vl": _qwen3_vl}[config.architecture]
+    make_model = {"idefics3": _idefics3, "llava": _llava, "qwen2_5_vl": _qwen2_5_vl, "qwen3_vl": _qwen3_vl}[
+        config.architecture
+    ]
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
         model, processor = make_model(config, words(worlds))
@@ -145,6 +153,8 @@ def _text_config(config: Tiny, tokens: PreTrainedTokenizerFast) -> dict[str, Any
         "initializer_range": config.init_std,
         "max_position_embeddings": CONTEXT,
         "pad_token_id": tokens.pad_token_id,
+        "bos_token_id": None,
+        "eos_token_id": tokens.eos_token_id,
         "tie_word_embeddings": False,
     }
 
@@ -159,18 +169,13 @@ def _idefics3(config: Tiny, vocabulary: list[str]) -> tuple[Any, Any]:
         image_seq_len=(config.image_size // config.patch_size // config.merge) ** 2,
         chat_template=_TEMPLATE.replace("IMAGE", image),
     )
-    text = _text_config(config, tokens)
     model = Idefics3ForConditionalGeneration(
         Idefics3Config(
             image_token_id=tokens.convert_tokens_to_ids(image),
             scale_factor=config.merge,
             tie_word_embeddings=False,
             initializer_range=config.init_std,  # pyright: ignore[reportCallIssue]
-            text_config={
-                **text,
-                "model_type": "llama",
-                "rope_parameters": {"rope_type": "default", "rope_theta": config.rope_theta},
-            },
+            text_config={**_text_config(config, tokens), "model_type": "llama", "rope_parameters": _rope(config)},
             vision_config={
                 "hidden_size": config.vision_hidden_size,
                 "intermediate_size": 2 * config.vision_hidden_size,
@@ -185,50 +190,117 @@ def _idefics3(config: Tiny, vocabulary: list[str]) -> tuple[Any, Any]:
     return model, processor
 
 
-def _qwen3_vl(config: Tiny, vocabulary: list[str]) -> tuple[Any, Any]:
-    start, image, end, video = "<|vision_start|>", "<|image_pad|>", "<|vision_end|>", "<|video_pad|>"
-    tokens = tokenizer(vocabulary, [start, image, end, video], config.vocabulary)
-    pixels = config.image_size**2
-    processor = ImageOnlyQwen3VLProcessor(
-        Qwen2VLImageProcessorPil(
-            patch_size=config.patch_size,
-            merge_size=config.merge,
-            temporal_patch_size=2,
-            size={"shortest_edge": pixels, "longest_edge": pixels},
+def _llava(config: Tiny, vocabulary: list[str]) -> tuple[Any, Any]:
+    image = "<image>"
+    tokens = tokenizer(vocabulary, [image], config.vocabulary)
+    processor = LlavaProcessor(
+        CLIPImageProcessorPil(
+            size={"shortest_edge": config.image_size},
+            crop_size={"height": config.image_size, "width": config.image_size},
         ),
         tokens,
-        chat_template=_TEMPLATE.replace("IMAGE", start + image + end),
+        patch_size=config.patch_size,
+        vision_feature_select_strategy="default",  # which leaves out CLIP's class token ...
+        num_additional_image_tokens=1,  # ... and expects it to be counted
+        chat_template=_TEMPLATE.replace("IMAGE", image),
     )
-    side = config.image_size // config.patch_size
-    quarter = config.head_size // 8  # rotary pairs: half for time, a quarter each for height and width
-    model = Qwen3VLForConditionalGeneration(
-        Qwen3VLConfig(
-            image_token_id=tokens.convert_tokens_to_ids(image),
-            video_token_id=tokens.convert_tokens_to_ids(video),
-            vision_start_token_id=tokens.convert_tokens_to_ids(start),
-            vision_end_token_id=tokens.convert_tokens_to_ids(end),
+    model = LlavaForConditionalGeneration(
+        LlavaConfig(
+            image_token_index=tokens.convert_tokens_to_ids(image),
+            image_seq_length=(config.image_size // config.patch_size) ** 2,
+            vision_feature_layer=-1,
             tie_word_embeddings=False,
             initializer_range=config.init_std,  # pyright: ignore[reportCallIssue]
-            text_config={
-                **_text_config(config, tokens),
-                "rope_parameters": {
-                    "rope_type": "default",
-                    "rope_theta": config.rope_theta,
-                    "mrope_section": [2 * quarter, quarter, quarter],
-                },
-            },
+            text_config={**_text_config(config, tokens), "model_type": "llama", "rope_parameters": _rope(config)},
             vision_config={
-                "depth": config.vision_layers,
+                "model_type": "clip_vision_model",
                 "hidden_size": config.vision_hidden_size,
                 "intermediate_size": 2 * config.vision_hidden_size,
-                "num_heads": config.vision_hidden_size // config.head_size,
+                "num_hidden_layers": config.vision_layers,
+                "num_attention_heads": config.vision_hidden_size // config.head_size,
+                "image_size": config.image_size,
                 "patch_size": config.patch_size,
-                "spatial_merge_size": config.merge,
-                "temporal_patch_size": 2,
-                "out_hidden_size": config.hidden_size,
-                "num_position_embeddings": side**2,
-                "deepstack_visual_indexes": [0],
                 "initializer_range": config.init_std,
+            },
+        )
+    )
+    return model, processor
+
+
+def _qwen_tokenizer(config: Tiny, vocabulary: list[str]) -> tuple[PreTrainedTokenizerFast, dict[str, int], str]:
+    """A tokenizer with Qwen's marks, their ids by the names that configurations give them, and an image's marks."""
+    start, image, end, video = "<|vision_start|>", "<|image_pad|>", "<|vision_end|>", "<|video_pad|>"
+    tokens = tokenizer(vocabulary, [start, image, end, video], config.vocabulary)
+    names = ("vision_start_token_id", "image_token_id", "vision_end_token_id", "video_token_id")
+    ids = tokens.convert_tokens_to_ids([start, image, end, video])
+    return tokens, dict(zip(names, ids, strict=True)), start + image + end
+
+
+def _qwen_images(config: Tiny) -> Qwen2VLImageProcessorPil:
+    pixels = config.image_size**2
+    return Qwen2VLImageProcessorPil(
+        patch_size=config.patch_size,
+        merge_size=config.merge,
+        temporal_patch_size=2,
+        size={"shortest_edge": pixels, "longest_edge": pixels},
+    )
+
+
+def _rope(config: Tiny, sections: bool = False) -> dict[str, Any]:
+    """Rotary positions; with sections, half of the pairs for time, a quarter each for height and width."""
+    rope: dict[str, Any] = {"rope_type": "default", "rope_theta": config.rope_theta}
+    if sections:
+        quarter = config.head_size // 8
+        rope["mrope_section"] = [2 * quarter, quarter, quarter]
+    return rope
+
+
+def _qwen_vision(config: Tiny) -> dict[str, Any]:
+    return {
+        "depth": config.vision_layers,
+        "hidden_size": config.vision_hidden_size,
+        "intermediate_size": 2 * config.vision_hidden_size,
+        "num_heads": config.vision_hidden_size // config.head_size,
+        "patch_size": config.patch_size,
+        "spatial_merge_size": config.merge,
+        "temporal_patch_size": 2,
+        "out_hidden_size": config.hidden_size,
+        "initializer_range": config.init_std,
+    }
+
+
+def _qwen2_5_vl(config: Tiny, vocabulary: list[str]) -> tuple[Any, Any]:
+    tokens, ids, marks = _qwen_tokenizer(config, vocabulary)
+    processor = Qwen2_5_VLProcessor(_qwen_images(config), tokens, chat_template=_TEMPLATE.replace("IMAGE", marks))
+    model = Qwen2_5_VLForConditionalGeneration(
+        Qwen2_5_VLConfig(
+            **ids,
+            tie_word_embeddings=False,
+            initializer_range=config.init_std,  # pyright: ignore[reportCallIssue]
+            text_config={**_text_config(config, tokens), "rope_parameters": _rope(config, sections=True)},
+            vision_config={
+                **_qwen_vision(config),
+                "window_size": 2 * config.patch_size * config.merge,
+                "fullatt_block_indexes": [config.vision_layers - 1],
+            },
+        )
+    )
+    return model, processor
+
+
+def _qwen3_vl(config: Tiny, vocabulary: list[str]) -> tuple[Any, Any]:
+    tokens, ids, marks = _qwen_tokenizer(config, vocabulary)
+    processor = Qwen3VLProcessor(_qwen_images(config), tokens, chat_template=_TEMPLATE.replace("IMAGE", marks))
+    model = Qwen3VLForConditionalGeneration(
+        Qwen3VLConfig(
+            **ids,
+            tie_word_embeddings=False,
+            initializer_range=config.init_std,  # pyright: ignore[reportCallIssue]
+            text_config={**_text_config(config, tokens), "rope_parameters": _rope(config, sections=True)},
+            vision_config={
+                **_qwen_vision(config),
+                "num_position_embeddings": (config.image_size // config.patch_size) ** 2,
+                "deepstack_visual_indexes": [0],
             },
         )
     )
