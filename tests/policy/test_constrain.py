@@ -122,7 +122,8 @@ def test_right_answers_are_allowed_and_others_are_not(architecture, make_chat, e
                 assert read(automaton, tokens), f"{what}: the right answer is ruled out"
                 assert len(tokens) <= automaton.longest, what
                 assert not read(automaton, tokens[:-1]), f"{what}: an answer without an end"
-                assert not read(automaton, [tokens[0], *tokens]), f"{what}: a word too many"
+                if sample.pattern.task != "budget":  # where twice a number is a number
+                    assert not read(automaton, [tokens[0], *tokens]), f"{what}: a word too many"
                 assert not read(automaton, tokens[-1:]), f"{what}: an empty answer"
 
 

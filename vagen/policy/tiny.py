@@ -232,7 +232,7 @@ def _qwen_tokenizer(config: Tiny, vocabulary: list[str]) -> tuple[PreTrainedToke
     start, image, end, video = "<|vision_start|>", "<|image_pad|>", "<|vision_end|>", "<|video_pad|>"
     tokens = tokenizer(vocabulary, [start, image, end, video], config.vocabulary)
     names = ("vision_start_token_id", "image_token_id", "vision_end_token_id", "video_token_id")
-    ids = tokens.convert_tokens_to_ids([start, image, end, video])
+    ids = [int(tokens.convert_tokens_to_ids(mark)) for mark in (start, image, end, video)]  # type: ignore[arg-type]
     return tokens, dict(zip(names, ids, strict=True)), start + image + end
 
 
