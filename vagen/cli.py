@@ -149,7 +149,9 @@ def _parser() -> argparse.ArgumentParser:
     )
     verb.add_argument("--representation", choices=["natural", "json", "grid"], help="default: as in training")
     verb.add_argument("--constrained", action="store_true", help="let the model give valid answers only")
-    verb.add_argument("--training-shards", nargs="+", type=Path, default=[], metavar="FOLDER")
+    verb.add_argument(
+        "--training-shards", nargs="+", type=Path, default=[], metavar="FOLDER", help="to count seen test transitions"
+    )
     verb = _verb(kinds, "agent", _eval_agent, "success of random, expert and model in episodes")
     verb.add_argument("--model", help="a model folder or a Hub id; without it only random and expert play")
     _what_to_ask(verb, n=100, out="agents.json")
