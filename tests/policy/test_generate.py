@@ -146,9 +146,10 @@ def forced_log_probs(chat: Chat, prompt, pictures, tokens) -> np.ndarray:
 def test_log_probabilities_are_those_of_a_forward_pass(architecture, make_chat, ragged):
     """In a left-padded batch of prompts of all lengths, up to the end of each answer; free and constrained."""
     chat = make_chat(architecture)
-    prompts = [(chat.prompt(sample, pictures), pictures) for sample, pictures in ragged]
+    asked = ragged[::3]
+    prompts = [(chat.prompt(sample, pictures), pictures) for sample, pictures in asked]
     only = Constrainer(chat)
-    for automata in (None, [only.automaton(Choices((sample.answer, "nothing"))) for sample, _ in ragged]):
+    for automata in (None, [only.automaton(Choices((sample.answer, "nothing"))) for sample, _ in asked]):
         answers = generate_scored(chat, prompts, NEW_TOKENS, 16, automata=automata)
         assert [answer.text for answer in answers] == generate(chat, prompts, NEW_TOKENS, 16, automata=automata)
         for (prompt, pictures), answer in zip(prompts, answers, strict=True):
@@ -162,10 +163,11 @@ def test_log_probabilities_are_those_of_a_forward_pass(architecture, make_chat, 
 def test_answers_are_scored_as_one_sequence_each(architecture, make_chat, ragged, stock_inputs):
     """Sums of the stock forward's log-probabilities, one prompt and one answer at a time."""
     chat = make_chat(architecture)
-    answers = [[sample.answer, "left, right", "yes"][: 1 + n % 3] for n, (sample, _) in enumerate(ragged)]
-    prompts = [(chat.prompt(sample, pictures), pictures) for sample, pictures in ragged]
+    asked = ragged[::2]
+    answers = [[sample.answer, "left, right", "yes"][: 1 + n % 3] for n, (sample, _) in enumerate(asked)]
+    prompts = [(chat.prompt(sample, pictures), pictures) for sample, pictures in asked]
     together = score_answers(chat, prompts, answers)
-    for number, ((sample, pictures), texts, ours) in enumerate(zip(ragged, answers, together, strict=True)):
+    for number, ((sample, pictures), texts, ours) in enumerate(zip(asked, answers, together, strict=True)):
         assert len(ours) == len(texts)
         for text, log_prob in zip(texts, ours, strict=True):
             length = stock_inputs(chat, sample, pictures)["input_ids"].shape[1]

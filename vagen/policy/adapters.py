@@ -9,6 +9,7 @@ Needs ``peft`` (the extra ``lora``) where adapters are asked for, and only there
 
 from __future__ import annotations
 
+import importlib
 import importlib.util
 import re
 from collections.abc import Iterable, Mapping, Sequence
@@ -155,9 +156,7 @@ def _add_adapters(model: Any, config: Lora, base: str | None) -> None:
 def _peft() -> Any:
     if importlib.util.find_spec("peft") is None:
         raise ModelError("adapters need peft, which is not installed: pip install 'vagen-cloze[lora]'")
-    import peft  # pyright: ignore[reportMissingImports] - an extra
-
-    return peft
+    return importlib.import_module("peft")
 
 
 def _matching(pattern: str, names: Iterable[str], key: str) -> list[str]:
