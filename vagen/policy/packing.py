@@ -19,7 +19,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from vagen.policy.attention import attention_mask, attention_of, check_packable
+from vagen.policy.attention import attention_mask, attention_of, check_packable, packed_attention
 from vagen.policy.chat import Encoded, Picture
 from vagen.policy.loss import cross_entropy
 
@@ -265,7 +265,7 @@ class PackedLoss(torch.nn.Module):
     def forward(self, batch: Batch) -> torch.Tensor:
         """(N,) losses, one per target, not weighted."""
         base = self.model.model
-        with shared_images(base, batch):
+        with packed_attention(self.model), shared_images(base, batch):
             output = base(
                 input_ids=batch.ids,
                 attention_mask=attention_mask(batch.ends, attention_of(self.model), self.model.dtype),

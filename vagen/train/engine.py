@@ -192,10 +192,11 @@ def barrier() -> None:
 def _decay_groups(model: torch.nn.Module, weight_decay: float) -> list[dict[str, Any]]:
     """Weight decay for matrices only: norms and biases have nothing to shrink."""
     parameters = [p for p in model.parameters() if p.requires_grad]
-    return [
+    groups = [
         {"params": [p for p in parameters if p.ndim >= 2], "weight_decay": weight_decay},
         {"params": [p for p in parameters if p.ndim < 2], "weight_decay": 0.0},
     ]
+    return [group for group in groups if group["params"]]  # adapters have no vectors; DeepSpeed drops empty groups
 
 
 def _deepspeed_config(train: Train, optimizer: Optimizer, ranks: int, accumulation: int) -> dict[str, Any]:
