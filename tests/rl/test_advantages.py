@@ -549,14 +549,15 @@ def unrolled(case: Case) -> tuple[Rollouts, list[tuple[int, int]]]:
             rows.append([*getattr(case, name)[b, turn].tolist(), *[rest] * (width - len(turn))])
     for name, rows in tensors.items():
         rows.append([-1 if name == "turn_ids" else JUNK] * width)
+    first = places[0][0] if places else 0  # padding belongs to an episode that has turns: it must not count as another
     last = [case.bootstrap[b].item() if k == len(case.rows[b]) - 1 else JUNK for b, k in places]
     floats = {name: torch.tensor(rows, dtype=torch.float64) for name, rows in tensors.items()}
     return (
         Rollouts(
             rewards=floats["rewards"],
             turn_ids=floats["turn_ids"].long(),
-            groups=torch.tensor([b % 2 for b, _ in places] + [0]),
-            episodes=torch.tensor([b // 2 for b, _ in places] + [0]),  # numbered anew in each group
+            groups=torch.tensor([b % 2 for b, _ in places] + [first % 2]),
+            episodes=torch.tensor([b // 2 for b, _ in places] + [first // 2]),  # numbered anew in each group
             turn_index=torch.tensor([k for _, k in places] + [99]),
             values=floats["values"],
             bootstrap=torch.tensor([*last, JUNK], dtype=torch.float64),

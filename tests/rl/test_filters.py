@@ -6,7 +6,7 @@ import statistics
 
 import pytest
 import torch
-from hypothesis import given
+from hypothesis import example, given
 from hypothesis import strategies as st
 
 from vagen.rl.filters import (
@@ -155,6 +155,7 @@ def test_top_k_keeps_the_first_of_the_order(scores, share, number, largest, incl
     assert kept(scores, "top_k_abs", number, **options) == sorted(order[: max(1, number)])
 
 
+@example([2.0], 1.0)
 @given(SCORES, st.sampled_from((0.1, 0.5, 1.0)))
 def test_min_p_is_relative_to_the_best(scores, share):
     best, least = max(scores), min(scores)

@@ -224,7 +224,7 @@ def _top_k_abs(scores: Tensor, selection: Selection) -> Tensor:
 def _min_p(scores: Tensor, selection: Selection) -> Tensor:
     if selection.largest:
         return (scores >= scores.max() * selection.value - ZERO).nonzero()[:, 0]
-    return (scores <= scores.min() / (selection.value + ZERO) + ZERO).nonzero()[:, 0]
+    return (scores <= scores.min() / max(selection.value, ZERO) + ZERO).nonzero()[:, 0]
 
 
 def _dapo(scores: Tensor, selection: Selection) -> Tensor:
