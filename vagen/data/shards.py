@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import asdict, dataclass, replace
 from importlib.metadata import version
 from io import BytesIO
@@ -89,9 +89,21 @@ def provenance(world: str) -> dict[str, Any]:
 
 
 def write_shards(
-    folder: Path, trajectories: Iterable[Trajectory], *, world: str, split: Split, seed: int, behaviour: str, size: int
+    folder: Path,
+    trajectories: Iterable[Trajectory],
+    *,
+    world: str,
+    split: Split,
+    seed: int,
+    behaviour: str,
+    size: int,
+    describe: Callable[[Manifest], Mapping[str, str]] = lambda _: {},
 ) -> Manifest:
-    """Write trajectories, ``size`` to a shard, and their manifest; the folder appears whole or not at all."""
+    """Write trajectories, ``size`` to a shard, and their manifest; the folder appears whole or not at all.
+
+    Args:
+        describe: makes further text files of the manifest, by name, such as a dataset card.
+    """
     layouts: set[str] = set()
     shards: list[Shard] = []
     with atomic_folder(folder, MANIFEST) as temporary:
@@ -104,6 +116,8 @@ def write_shards(
             )
         manifest = Manifest(FORMAT, world, split, seed, behaviour, len(layouts), tuple(shards), provenance(world))
         (temporary / MANIFEST).write_bytes(seal(asdict(manifest)))
+        for name, text in describe(manifest).items():
+            (temporary / name).write_text(text, encoding="utf-8")
     return manifest
 
 
