@@ -104,7 +104,9 @@ def test_trl_reads_them_with_its_own_collator(config, tmp_path, layout):
     small = Tiny(hidden_size=32, layers=2, head_size=16, vision_hidden_size=32, vision_layers=1, image_size=48)
     model, processor = tiny.build(small, list(stream.worlds), 0)
     chat = Chat(Policy("small", model, processor, ClozeFormat("grid", True, stream.worlds, tuple(WEIGHTS))))
-    collate = DataCollatorForVisionLanguageModeling(processor, max_length=None)
+    collate = DataCollatorForVisionLanguageModeling(
+        processor, max_length=None, completion_only_loss=layout == "prompt-completion"
+    )
     seen = [number for number, row in enumerate(dataset) if row["images"] and row["images"][0].size == (48, 48)]
     assert len(seen) > 10
     for number in seen[:30]:
