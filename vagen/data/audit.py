@@ -299,7 +299,7 @@ def stats_table(rows: Sequence[Stats], overlaps: Sequence[Overlap]) -> str:
     for row in rows:
         lines += [
             f"{row.place}",
-            f"    {row.world}, {row.split} split, {row.behaviour}, seed {row.seed}; {row.bytes / 1e6:.1f} MB",
+            f"    {row.world}, {row.split} split, {row.behaviour}, seed {row.seed}; {row.bytes / 1e3:.0f} kB",
             f"    {row.trajectories} trajectories, {row.transitions} transitions, {row.layouts} layouts, "
             f"{row.steps:.1f} steps each",
             f"    success {row.success:.3f}, terminated {row.terminated:.3f}, truncated {row.truncated:.3f}; "
