@@ -164,7 +164,7 @@ def _parser() -> argparse.ArgumentParser:
     verb.add_argument("--representation", choices=["natural", "json", "grid"], help="default: as in training")
     verb.add_argument("--constrained", action="store_true", help="let the model give valid answers only")
     verb.add_argument(
-        "--training-shards", nargs="+", type=Path, default=[], metavar="FOLDER", help="to count seen test transitions"
+        "--training-shards", nargs="+", default=[], metavar="SHARDS", help="to count seen test transitions"
     )
     verb = _verb(kinds, "agent", _eval_agent, "success of random, expert and model in episodes")
     verb.add_argument("--model", help="a model folder or a Hub id; without it only random and expert play")
@@ -423,7 +423,7 @@ def _eval_worldmodel(args: argparse.Namespace, _: list[str]) -> int:
         args.seed,
         args.split,
         args.batch,
-        args.training_shards,
+        _places(args.training_shards, [])[0],
         constrained=args.constrained,
     )
     write_json(args.out, card)

@@ -21,9 +21,10 @@ from vagen.data.places import DataError, Place
 from vagen.data.shards import Manifest, read_manifest, read_shard, read_trajectories
 from vagen.mdp import Trajectory
 from vagen.progress import Progress
-from worlds import Facts, World, WorldError
+from worlds import World, WorldError
 
 PROBLEMS_KEPT = 20  # per place; all are counted
+Seen = tuple[int, int, int]  # hash of the facts before, action, hash of the facts after: equal within one process
 
 # --------------------------------------------------------------------------------------------------------------- check
 
@@ -206,7 +207,7 @@ class _Contents:
 
     world: str
     layouts: frozenset[str]
-    transitions: Counter[tuple[Facts, int, Facts]]
+    transitions: Counter[Seen]
 
 
 def stats(places: Sequence[Place], cache: Path) -> tuple[list[Stats], list[Overlap]]:
@@ -231,7 +232,7 @@ def _stats_of(place: Place, cache: Path) -> tuple[Stats, _Contents]:
     manifest = read_manifest(place)
     world = simulator(manifest.world)
     layouts: set[str] = set()
-    transitions: Counter[tuple[Facts, int, Facts]] = Counter()
+    transitions: Counter[Seen] = Counter()
     events: Counter[str] = Counter()
     rewards: Counter[str] = Counter()
     ends: Counter[str] = Counter()
@@ -239,7 +240,8 @@ def _stats_of(place: Place, cache: Path) -> tuple[Stats, _Contents]:
         layouts.add(world.key(trajectory.snapshots[0]))
         facts = [world.facts(snapshot) for snapshot in trajectory.snapshots]
         events.update(" ".join(event(before, after)) or "nothing" for before, after in pairwise(facts))
-        transitions.update(zip(facts[:-1], trajectory.actions, facts[1:], strict=True))
+        seen = list(map(hash, facts))  # kept in place of facts, which take much memory
+        transitions.update(zip(seen[:-1], trajectory.actions, seen[1:], strict=True))
         rewards.update(f"{reward:g}" for reward in trajectory.rewards)
         ends.update(
             {"success": trajectory.success, "terminated": trajectory.terminated, "truncated": trajectory.truncated}

@@ -25,7 +25,7 @@ from webdataset.writer import TarWriter
 
 import vagen
 from vagen.cloze.sample import simulator
-from vagen.data.frames import FrameError, decode_frame, frame_hash
+from vagen.data.frames import decode_frame, frame_hash
 from vagen.data.places import MANIFEST, DataError, Folder, Place, UnreadableError
 from vagen.files import atomic_folder, atomic_path
 from vagen.mdp import Trajectory
@@ -325,8 +325,8 @@ def _check_frames(path: str, trajectories: list[Trajectory]) -> None:
                 if world.renders_from_state
                 else [decode_frame(trajectory.frames[0]) for trajectory in batch]
             )
-        except FrameError as error:
-            raise DataError(f"shard {path}: {error}; collect the data again") from None
+        except (LookupError, TypeError, ValueError) as error:  # what strangers call a state, or an image
+            raise DataError(f"shard {path}: a first frame cannot be drawn ({error}); collect the data again") from None
         if any(frame_hash(frame) != t.frame_hash for frame, t in zip(drawn, batch, strict=True)):
             raise DataError(f"shard {path}: {world.id} draws other frames than when it was collected; collect again")
 
