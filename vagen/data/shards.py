@@ -327,8 +327,12 @@ def _check_frames(path: str, trajectories: list[Trajectory]) -> None:
             )
         except (LookupError, TypeError, ValueError) as error:  # what strangers call a state, or an image
             raise DataError(f"shard {path}: a first frame cannot be drawn ({error}); collect the data again") from None
-        if any(frame_hash(frame) != t.frame_hash for frame, t in zip(drawn, batch, strict=True)):
-            raise DataError(f"shard {path}: {world.id} draws other frames than when it was collected; collect again")
+        changed = [t.seed for frame, t in zip(drawn, batch, strict=True) if frame_hash(frame) != t.frame_hash]
+        if changed:
+            raise DataError(
+                f"shard {path}: {world.id} draws other frames than when it was collected "
+                f"(the episode of seed {changed[0]}); collect the data again"
+            )
 
 
 def _batches(trajectories: Iterable[Trajectory], size: int) -> Iterator[list[Trajectory]]:
