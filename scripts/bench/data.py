@@ -28,9 +28,10 @@ from pathlib import Path
 os.environ.setdefault("OMP_NUM_THREADS", "1")
 
 import numpy as np
-import webdataset
 from numpy.typing import NDArray
 from PIL import Image
+from webdataset.compat import WebDataset
+from webdataset.writer import ShardWriter
 
 import worlds
 from vagen.config import Collect
@@ -110,7 +111,7 @@ def digest(trajectories: Iterator[Frames]) -> str:
 def write_webdataset(shards: Path, folder: Path) -> Reader:
     """The same trajectories as WebDataset users store them: JSON and lossless WebP frames."""
     folder.mkdir()
-    with webdataset.ShardWriter(str(folder / "shard-%05d.tar"), maxcount=100, verbose=0) as writer:
+    with ShardWriter(str(folder / "shard-%05d.tar"), maxcount=100, verbose=0) as writer:
         for number, trajectory in enumerate(read_trajectories(shards)):
             frames = {f"{t}.webp": encode_frame(frame) for t, frame in enumerate(frames_of(trajectory))}
             about = {"actions": trajectory.actions, "rewards": trajectory.rewards}
@@ -118,7 +119,7 @@ def write_webdataset(shards: Path, folder: Path) -> Reader:
     files = sorted(map(str, folder.glob("*.tar")))
 
     def read() -> Iterator[Frames]:
-        for sample in webdataset.WebDataset(files, shardshuffle=False).decode("rgb8"):
+        for sample in WebDataset(files, shardshuffle=False).decode("rgb8"):
             numbers = sorted(int(key.split(".")[0]) for key in sample if key.endswith(".webp"))
             yield np.stack([sample[f"{number}.webp"] for number in numbers])
 
