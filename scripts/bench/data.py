@@ -119,7 +119,8 @@ def write_webdataset(shards: Path, folder: Path) -> Reader:
     files = sorted(map(str, folder.glob("*.tar")))
 
     def read() -> Iterator[Frames]:
-        for sample in WebDataset(files, shardshuffle=False).decode("rgb8"):
+        samples = WebDataset(files, shardshuffle=False).decode("rgb8")
+        for sample in samples:  # pyright: ignore[reportGeneralTypeIssues] - its fluent calls return the pipeline
             numbers = sorted(int(key.split(".")[0]) for key in sample if key.endswith(".webp"))
             yield np.stack([sample[f"{number}.webp"] for number in numbers])
 
