@@ -22,7 +22,7 @@ LAYERS = (
     ("vagen.rollout",),
     ("vagen.rl",),
     ("vagen.train", "vagen.evaluate"),
-    ("vagen.export", "vagen.hub"),
+    ("vagen.export", "vagen.hub", "vagen.conversations"),
     ("vagen.quickstart",),
     ("vagen.cli",),
 )

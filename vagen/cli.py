@@ -55,7 +55,7 @@ def _expected_errors() -> tuple[type[ValueError], ...]:
         "vagen.cloze.grammar": ["ClozeError"],
         "vagen.config": ["ConfigError"],
         "vagen.files": ["OutputError"],
-        "vagen.data.shards": ["DataError"],
+        "vagen.data.places": ["DataError"],
         "vagen.policy.policy": ["ModelError"],
         "vagen.evaluate.report": ["ReportError"],
         "vagen.hub": ["HubError"],
@@ -138,6 +138,20 @@ def _parser() -> argparse.ArgumentParser:
     verb.add_argument("--number", type=_natural, default=0, help="which group of the stream")
     verb.add_argument("--output", type=Path, help="also write the images here")
 
+    kinds = _verb(verbs, "data", None, "check, count or export collected data").add_subparsers(
+        metavar="WHAT", parser_class=_Parser, required=True
+    )
+    verb = _verb(kinds, "check", _data_check, "verify checksums and frames, and play every episode again", True)
+    _which_data(verb, out="data-check.json")
+    verb = _verb(kinds, "stats", _data_stats, "count what is there, and what splits share", True)
+    _which_data(verb, out="data-stats.json")
+    verb = _verb(kinds, "export", _data_export, "write cloze tests for other trainers", True)
+    verb.add_argument("--config", required=True, help="which shards and clozes, as for training")
+    verb.add_argument("--format", choices=["trl"], default="trl", help="TRL's conversational format, with images")
+    verb.add_argument("--layout", choices=["messages", "prompt-completion"], default="messages")
+    verb.add_argument("--groups", type=_positive, default=1000, help="windows to ask about; several samples each")
+    verb.add_argument("--output", type=Path, required=True)
+
     kinds = _verb(verbs, "eval", None, "measure a model").add_subparsers(
         metavar="WHAT", parser_class=_Parser, required=True
     )
@@ -150,7 +164,7 @@ def _parser() -> argparse.ArgumentParser:
     verb.add_argument("--representation", choices=["natural", "json", "grid"], help="default: as in training")
     verb.add_argument("--constrained", action="store_true", help="let the model give valid answers only")
     verb.add_argument(
-        "--training-shards", nargs="+", type=Path, default=[], metavar="FOLDER", help="to count seen test transitions"
+        "--training-shards", nargs="+", default=[], metavar="SHARDS", help="to count seen test transitions"
     )
     verb = _verb(kinds, "agent", _eval_agent, "success of random, expert and model in episodes")
     verb.add_argument("--model", help="a model folder or a Hub id; without it only random and expert play")
@@ -246,6 +260,11 @@ def _processes(parser: argparse.ArgumentParser) -> None:
     )
 
 
+def _which_data(parser: argparse.ArgumentParser, out: str) -> None:
+    parser.add_argument("shards", nargs="+", metavar="SHARDS", help="folders, globs or addresses, as for training")
+    parser.add_argument("--out", type=Path, default=Path(out), help="where the JSON goes")
+
+
 def _what_to_ask(parser: argparse.ArgumentParser, n: int, out: str) -> None:
     parser.add_argument("--worlds", nargs="+", metavar="WORLD", help="default: what the model was trained on")
     parser.add_argument("--n", type=_positive, default=n, help="samples or episodes per row")
@@ -334,6 +353,60 @@ def _inspect(args: argparse.Namespace, overrides: list[str]) -> int:
     return 0
 
 
+def _data_check(args: argparse.Namespace, overrides: list[str]) -> int:
+    from vagen.files import check_file
+
+    check_file(args.out)
+    found, cache = _places(args.shards, overrides)
+    from dataclasses import asdict
+
+    from vagen.data.audit import check, check_table
+    from vagen.files import write_json
+
+    rows = check(found, cache)
+    write_json(args.out, {"rows": [asdict(row) | {"passed": row.passed} for row in rows]})
+    print(check_table(rows), file=sys.stderr)
+    print(args.out)
+    return 0 if all(row.passed for row in rows) else 1
+
+
+def _data_stats(args: argparse.Namespace, overrides: list[str]) -> int:
+    from vagen.files import check_file
+
+    check_file(args.out)
+    found, cache = _places(args.shards, overrides)
+    from dataclasses import asdict
+
+    from vagen.data.audit import stats, stats_table
+    from vagen.files import write_json
+
+    rows, overlaps = stats(found, cache)
+    write_json(args.out, {"rows": list(map(asdict, rows)), "overlaps": list(map(asdict, overlaps))})
+    print(stats_table(rows, overlaps), file=sys.stderr)
+    print(args.out)
+    return 0
+
+
+def _places(entries: Sequence[str], overrides: list[str]):  # type: ignore[no-untyped-def]
+    """The places of entries of ``shards``, and the cache of what is elsewhere."""
+    from vagen.config import load
+
+    cache = Path(load(None, overrides).data.cache).expanduser()
+    from vagen.data.places import places
+
+    return places(entries, cache), cache
+
+
+def _data_export(args: argparse.Namespace, overrides: list[str]) -> int:
+    from vagen.config import load
+
+    config = load(args.config, overrides)
+    from vagen.conversations import export
+
+    print(export(config, args.output, args.groups, args.layout))
+    return 0
+
+
 def _eval_worldmodel(args: argparse.Namespace, _: list[str]) -> int:
     from vagen.files import check_file, write_json
 
@@ -350,7 +423,7 @@ def _eval_worldmodel(args: argparse.Namespace, _: list[str]) -> int:
         args.seed,
         args.split,
         args.batch,
-        args.training_shards,
+        _places(args.training_shards, [])[0],
         constrained=args.constrained,
     )
     write_json(args.out, card)

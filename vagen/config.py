@@ -79,6 +79,7 @@ class Collect(Section):
     epsilon: float = Field(default=0.5, ge=0, le=1, description="mixture: chance of a random action at each step")
     split: Literal["train", "val", "test"] = "train"
     shard_size: int = Field(default=500, gt=0, description="trajectories per shard")
+    license: str = Field(default="apache-2.0", description="of the data, by the Hub's name; for the dataset card")
 
 
 class Tiny(Section):

@@ -10,8 +10,10 @@ import tarfile
 from dataclasses import asdict, replace
 from pathlib import Path
 
+import hypothesis
 import numpy as np
 import pytest
+from hypothesis import strategies as st
 
 import vagen
 import worlds.core
@@ -20,6 +22,8 @@ from vagen.data.frames import frame_hash
 from vagen.data.shards import (
     FORMAT,
     DataError,
+    _members,
+    _plain_members,
     missing_shards,
     read_manifest,
     read_shard,
@@ -409,3 +413,47 @@ def test_manifests_name_files_of_their_folder_only(folder, outside):
     change_shard_line(folder, file=outside.format(folder=folder))
     with pytest.raises(DataError):
         read_manifest(folder)
+
+
+# ---------------------------------------------------------------------------------------------------------- archives
+
+
+def archive(*members: tuple[str, bytes], kind: bytes = tarfile.REGTYPE, form: int = tarfile.USTAR_FORMAT) -> bytes:
+    buffer = io.BytesIO()
+    with tarfile.open(fileobj=buffer, mode="w", format=form) as tar:
+        for name, data in members:
+            member = tarfile.TarInfo(name)
+            member.size, member.type = len(data), kind
+            tar.addfile(member, io.BytesIO(data))
+    return buffer.getvalue()
+
+
+def test_our_archives_are_walked_as_any_tar_reader_would(shards):
+    for folder in shards.values():
+        for path in folder.glob("*.tar"):
+            data = path.read_bytes()
+            assert _plain_members(data) == list(_members(data))
+
+
+@hypothesis.given(sizes=st.lists(st.integers(0, 1600), max_size=6), seed=st.integers(0, 99))
+def test_plain_archives_of_all_sizes_are_walked(sizes, seed):
+    rng = np.random.default_rng(seed)
+    members = [(f"{n:03d}.json", rng.bytes(size)) for n, size in enumerate(sizes)]
+    assert _plain_members(archive(*members)) == members
+
+
+@pytest.mark.parametrize(
+    "data",
+    [
+        archive(("x" * 150, b"1"), form=tarfile.PAX_FORMAT),
+        archive(("x" * 150, b"1"), form=tarfile.GNU_FORMAT),
+        archive((f"{'x' * 90}/{'y' * 90}", b"1")),
+        archive(("a", b""), kind=tarfile.DIRTYPE),
+        archive(("a", b""), kind=tarfile.SYMTYPE),
+        archive(("a", b"1" * 1024))[:1024],
+        b"\xff" * 2048,
+    ],
+    ids=["pax", "gnu", "prefix", "folder", "link", "cut", "noise"],
+)
+def test_other_archives_are_left_to_the_library(data):
+    assert _plain_members(data) is None

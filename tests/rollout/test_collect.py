@@ -56,7 +56,7 @@ def test_collecting_again_replaces_what_was_there(tmp_path):
     config = Collect(worlds=("frozenlake-4x4",), episodes=5, max_steps=3, shard_size=2)
     [folder] = collect(config, tmp_path, 0)
     collect(config.model_copy(update={"episodes": 2}), tmp_path, 0)
-    assert sorted(path.name for path in folder.iterdir()) == ["manifest.json", "shard-00000.tar"]
+    assert sorted(path.name for path in folder.iterdir()) == ["README.md", "manifest.json", "shard-00000.tar"]
     assert json.loads((folder / "manifest.json").read_text())["shards"][0]["trajectories"] == 2
 
 

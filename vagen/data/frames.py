@@ -49,10 +49,12 @@ def decode_frame(data: bytes) -> Frame:
 
 def frames_of(trajectory: Trajectory) -> NDArray[np.uint8]:
     """All frames of a trajectory, (T + 1, H, W, 3): the stored ones, and the rest drawn."""
-    stored = [decode_frame(data) for data in trajectory.frames]
+    world = simulator(trajectory.world)
+    if not trajectory.frames:
+        return world.render_states(trajectory.snapshots)
+    stored = np.stack([decode_frame(data) for data in trajectory.frames])
     rest = trajectory.snapshots[len(stored) :]
-    drawn = list(simulator(trajectory.world).render_states(rest)) if rest else []
-    return np.stack([*stored, *drawn])
+    return np.concatenate([stored, world.render_states(rest)]) if rest else stored
 
 
 def draw_images(world: str, samples: Iterable[Sample]) -> dict[int, Frame]:

@@ -57,17 +57,17 @@ class Turns:
         self.weights = tuple(weights)
         self.length = length
         self._owed = np.zeros(len(weights))  # turns due and not dealt, at the end of the blocks counted
-        self._counts: list[NDArray[np.int64]] = []  # (sources,) turns of each block
-        self._before = [np.zeros(len(weights), dtype=np.int64)]  # (sources,) turns before each block
+        # (sources,) turns before each block that was counted, and after the last of them
+        self._before = [np.zeros(len(weights), dtype=np.int64)]
         self._dealt: tuple[int, list[tuple[int, int]]] = (-1, [])  # the block dealt last
 
     def turn(self, number: int) -> tuple[int, int]:
         """(source, turns that this source had before) of turn ``number``."""
         block, place = divmod(number, BLOCK)
-        while len(self._counts) <= block:
-            self._count(len(self._counts))
+        while len(self._before) <= block + 1:
+            self._count(len(self._before) - 1)
         if self._dealt[0] != block:
-            self._dealt = block, _spread(self._counts[block], self._before[block])
+            self._dealt = block, _spread(self._before[block + 1] - self._before[block], self._before[block])
         return self._dealt[1][place]
 
     def shares(self, number: int) -> NDArray[np.float64]:
@@ -87,7 +87,6 @@ class Turns:
         else:  # sources that have left the mixture had a turn too many
             counts[[source for source in by_remainder[::-1] if counts[source]][:-left]] -= 1
         self._owed = due - counts
-        self._counts.append(counts)
         self._before.append(self._before[-1] + counts)
 
 

@@ -14,6 +14,7 @@ module knows nothing about what the files hold.
 
 from __future__ import annotations
 
+import os
 import re
 import shlex
 import time
@@ -184,12 +185,12 @@ def place_of(entry: str | Path, cache: Path) -> Place:
 
 def _places_of(entry: str | Path, cache: Path) -> list[Place]:
     text = str(entry)
-    if isinstance(entry, Path) or Path(text).exists():
-        return [Folder(text, text)]
-    if text.startswith(PIPE):
+    if text.startswith(PIPE) and not isinstance(entry, Path):
         if "{file}" not in text:
             raise DataError(f"{text}: a command needs {{file}}, such as 'pipe:ssh host cat shards/{{file}}'")
         return [Pipe(text, text)]
+    if isinstance(entry, Path) or os.path.exists(text):  # Path.exists raises where a name is too long
+        return [Folder(text, text)]
     try:
         addresses = list(braceexpand(text))
     except UnbalancedBracesError:

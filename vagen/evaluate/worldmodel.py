@@ -28,6 +28,7 @@ from vagen.cloze.statistics import (
     wilson,
 )
 from vagen.cloze.windows import Event, Strata, choose_window, events
+from vagen.data.places import Place
 from vagen.data.shards import read_trajectories
 from vagen.mdp import Trajectory
 from vagen.policy.batches import draw
@@ -120,7 +121,7 @@ def evaluate(
     seed: int,
     split: Split = "test",
     batch: int = 128,
-    training_shards: Sequence[Path] = (),
+    training_shards: Sequence[Path | Place] = (),
     strata: Strata = STRATA,
     constrained: bool = False,
 ) -> dict[str, Any]:
@@ -373,7 +374,7 @@ def _first_transition(sample: Sample) -> tuple[Facts, int, Facts]:
     return before, sample.window.actions[0], after
 
 
-def _transitions_of(folders: Sequence[Path]) -> set[tuple[Facts, int, Facts]] | None:
+def _transitions_of(folders: Sequence[Path | Place]) -> set[tuple[Facts, int, Facts]] | None:
     """Every transition in shards, as far as it can be seen; ``None`` without shards."""
     if not folders:
         return None

@@ -77,15 +77,7 @@ class Chat:
 
     def messages(self, sample: Sample, answer: str | None = None) -> list[dict[str, Any]]:
         """The conversation of a sample in the form of ``transformers`` chat templates."""
-        content: list[dict[str, Any]] = [{"type": "image"} for _ in sample.images]
-        content.append({"type": "text", "text": sample.question})
-        messages: list[dict[str, Any]] = [{"role": "user", "content": content}]
-        if self.policy.format.explain:
-            system = f"{sample.world.rules} {describe_notation(sample.world, sample.representation)}"
-            messages.insert(0, {"role": "system", "content": [{"type": "text", "text": system}]})
-        if answer is not None:
-            messages.append({"role": "assistant", "content": [{"type": "text", "text": answer}]})
-        return messages
+        return conversation(sample, self.policy.format.explain, answer)
 
     def encode(self, sample: Sample, pictures: Sequence[Picture]) -> Encoded:
         """The tokens of a sample whose images are ``pictures``, in order."""
@@ -220,6 +212,23 @@ class Chat:
         """Whether a rendered conversation opens with the beginning-of-sequence token, so that none is to be added."""
         bos = self.tokenizer.bos_token
         return bos is not None and text.startswith(bos)
+
+
+def conversation(sample: Sample, explain: bool, answer: str | None = None) -> list[dict[str, Any]]:
+    """A sample in the form of ``transformers`` chat templates: the images, the question, and the answer if given.
+
+    Args:
+        explain: put the world's rules and the notation into a system message.
+    """
+    content: list[dict[str, Any]] = [{"type": "image"} for _ in sample.images]
+    content.append({"type": "text", "text": sample.question})
+    messages: list[dict[str, Any]] = [{"role": "user", "content": content}]
+    if explain:
+        system = f"{sample.world.rules} {describe_notation(sample.world, sample.representation)}"
+        messages.insert(0, {"role": "system", "content": [{"type": "text", "text": system}]})
+    if answer is not None:
+        messages.append({"role": "assistant", "content": [{"type": "text", "text": answer}]})
+    return messages
 
 
 def _as_one_row(name: str, tensor: torch.Tensor) -> torch.Tensor:

@@ -7,6 +7,7 @@ from pathlib import Path
 
 from vagen.cloze.sample import simulator
 from vagen.config import Collect
+from vagen.data.card import CARD, dataset_card
 from vagen.data.shards import Manifest, write_shards
 from vagen.progress import tracked
 from vagen.rollout.agents import make_agent
@@ -20,7 +21,9 @@ def episode_seeds(seed: int, world: str, purpose: str, n: int) -> range:
 
 
 def collect(config: Collect, output: Path, seed: int) -> dict[Path, Manifest]:
-    """Collect every world of the configuration into ``output/<world>/<split>``; returns the manifests by folder.
+    """Collect every world of the configuration into ``output/<world>/<split>``, each with a dataset card.
+
+    Returns the manifests by folder.
 
     Raises:
         WorldError: an unknown world, before anything is collected.
@@ -42,5 +45,6 @@ def collect(config: Collect, output: Path, seed: int) -> dict[Path, Manifest]:
             seed=seed,
             behaviour=agent.name,
             size=config.shard_size,
+            describe=lambda manifest: {CARD: dataset_card(manifest, config.license)},
         )
     return manifests

@@ -1,0 +1,161 @@
+"""Reading trajectories with their images: frames drawn from stored states against stored images.
+
+    python scripts/bench/data.py [--worlds sokoban-6x6 ...] [--episodes 400] [--rounds 5] [--output outputs/bench]
+
+Collects episodes of a world, stores the same frames for each peer, and reads all of them by turns, in one process:
+ours (checksum, validation and first-frame hash included), WebDataset with lossless WebP, and, where it is installed,
+🤗 datasets with PNG in Arrow. All must give the same pixels. Worlds that end in ``-224px`` are drawn at that size.
+Prints a JSON line per world and peer, in trajectories per second, and appends it to ``data.jsonl``.
+"""
+
+from __future__ import annotations
+
+import argparse
+import hashlib
+import json
+import os
+import platform
+import statistics
+import sys
+import tempfile
+import time
+from collections.abc import Callable, Iterator
+from importlib.metadata import version
+from importlib.util import find_spec
+from io import BytesIO
+from pathlib import Path
+
+os.environ.setdefault("OMP_NUM_THREADS", "1")
+
+import numpy as np
+from numpy.typing import NDArray
+from PIL import Image
+from webdataset.compat import WebDataset
+from webdataset.writer import ShardWriter
+
+import worlds
+from vagen.config import Collect
+from vagen.data.frames import encode_frame, frames_of
+from vagen.data.shards import read_trajectories
+from vagen.rollout.collect import collect
+
+Frames = NDArray[np.uint8]  # (T + 1, H, W, 3)
+Reader = Callable[[], Iterator[Frames]]
+
+worlds.register("sokoban-8x8-224px", "worlds.sokoban:Sokoban", size=8, boxes=2, tile_size=28)
+worlds.register("minigrid-rooms-8x8-224px", "worlds.minigrid:MiniGrid", env_id="VAGEN-Rooms-8x8-v0", tile_size=28)
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0] if __doc__ else None)
+    parser.add_argument(
+        "--worlds", nargs="+", default=["minigrid-rooms-6x6", "sokoban-6x6", "frozenlake-6x6", "sokoban-8x8-224px"]
+    )
+    parser.add_argument("--episodes", type=int, default=400)
+    parser.add_argument("--rounds", type=int, default=5)
+    parser.add_argument("--output", type=Path, default=Path("outputs/bench"))
+    args = parser.parse_args()
+    args.output.mkdir(parents=True, exist_ok=True)
+    for world in args.worlds:
+        for result in measure(world, args.episodes, args.rounds):
+            line = json.dumps(result)
+            print(line, flush=True)
+            with (args.output / "data.jsonl").open("a", encoding="utf-8") as file:
+                file.write(line + "\n")
+
+
+def measure(world: str, episodes: int, rounds: int) -> Iterator[dict]:
+    """One result per peer."""
+    with tempfile.TemporaryDirectory() as name:
+        folder = Path(name)
+        [shards] = collect(Collect(worlds=(world,), episodes=episodes, max_steps=10, shard_size=100), folder, 0)
+        readers: dict[str, Reader] = {"ours": lambda: map(frames_of, read_trajectories(shards))}
+        readers["webdataset, WebP"] = write_webdataset(shards, folder / "webp")
+        if find_spec("datasets"):
+            readers["datasets, PNG"] = write_datasets(shards, folder / "png")
+        pixels = {peer: digest(read()) for peer, read in readers.items()}
+        if len(set(pixels.values())) > 1:
+            sys.exit(f"{world}: the readers give different pixels: {pixels}")
+        speeds: dict[str, list[float]] = {peer: [] for peer in readers}
+        for _ in range(rounds):
+            for peer, read in readers.items():
+                began = time.perf_counter()
+                count = sum(1 for _ in read())
+                speeds[peer].append(count / (time.perf_counter() - began))
+        ours = speeds.pop("ours")
+        for peer, theirs in speeds.items():
+            ratios = [mine / other for mine, other in zip(ours, theirs, strict=True)]
+            yield {
+                "what": f"trajectories/s with all frames, {world}",
+                "peer": peer,
+                "ours": round(statistics.median(ours), 1),
+                "theirs": round(statistics.median(theirs), 1),
+                "ratio": round(statistics.median(ratios), 2),
+                "ratio_spread": [round(min(ratios), 2), round(max(ratios), 2)],
+                "machine": f"{platform.machine()}, {os.cpu_count()} cores, one process, {platform.python_version()}",
+                "versions": {package: version(package) for package in packages(peer)},
+            }
+
+
+def packages(peer: str) -> list[str]:
+    return ["numpy", "pillow", "webdataset", *(["datasets", "pyarrow"] if peer.startswith("datasets") else [])]
+
+
+def digest(trajectories: Iterator[Frames]) -> str:
+    found = hashlib.sha256()
+    for frames in trajectories:
+        found.update(str(frames.shape).encode() + np.ascontiguousarray(frames).tobytes())
+    return found.hexdigest()
+
+
+def write_webdataset(shards: Path, folder: Path) -> Reader:
+    """The same trajectories as WebDataset users store them: JSON and lossless WebP frames."""
+    folder.mkdir()
+    with ShardWriter(str(folder / "shard-%05d.tar"), maxcount=100, verbose=0) as writer:
+        for number, trajectory in enumerate(read_trajectories(shards)):
+            frames = {f"{t}.webp": encode_frame(frame) for t, frame in enumerate(frames_of(trajectory))}
+            about = {"actions": trajectory.actions, "rewards": trajectory.rewards}
+            writer.write({"__key__": f"{number:08d}", "json": about, **frames})
+    files = sorted(map(str, folder.glob("*.tar")))
+
+    def read() -> Iterator[Frames]:
+        samples = WebDataset(files, shardshuffle=False).decode("rgb8")
+        for sample in samples:  # pyright: ignore[reportGeneralTypeIssues] - its fluent calls return the pipeline
+            numbers = sorted(int(key.split(".")[0]) for key in sample if key.endswith(".webp"))
+            yield np.stack([sample[f"{number}.webp"] for number in numbers])
+
+    return read
+
+
+def write_datasets(shards: Path, folder: Path) -> Reader:
+    """The same trajectories as 🤗 datasets stores them: a list of PNG images per row, in Arrow files."""
+    import datasets  # type: ignore[import-not-found]
+
+    def rows() -> Iterator[dict]:
+        for trajectory in read_trajectories(shards):
+            yield {"images": list(map(png, frames_of(trajectory))), "actions": list(trajectory.actions)}
+
+    datasets.disable_progress_bars()
+    features = datasets.Features(
+        {"images": datasets.List(datasets.Image()), "actions": datasets.List(datasets.Value("int64"))}
+    )
+    table = list(rows())
+    columns = {name: [row[name] for row in table] for name in features}
+    datasets.Dataset.from_dict(columns, features=features).save_to_disk(folder)
+    dataset = datasets.load_from_disk(folder)
+
+    def read() -> Iterator[Frames]:
+        for row in dataset:
+            yield np.stack([np.asarray(image) for image in row["images"]])
+
+    return read
+
+
+def png(frame: NDArray[np.uint8]) -> dict[str, bytes | None]:
+    buffer = BytesIO()
+    Image.fromarray(frame).save(buffer, "PNG")
+    return {"bytes": buffer.getvalue(), "path": None}
+
+
+if __name__ == "__main__":
+    main()
