@@ -13,14 +13,15 @@ import worlds
 import worlds.core
 from vagen.cloze.build import build, check_answerable, write_reward
 from vagen.cloze.grammar import ClozeError, named, parse
-from vagen.cloze.sample import UnaskableError, simulator, window_at
+from vagen.cloze.sample import UnaskableError, execute, simulator, window_at
 from vagen.cloze.scoring import chances, score
 from vagen.cloze.statistics import divergence, majority_floor
+from vagen.cloze.windows import changes
 from vagen.mdp import Trajectory
 from worlds import Facts
 from worlds.core import WorldSpec
 from worlds.frozen_lake import FrozenLake
-from worlds.text import write_facts
+from worlds.text import read_facts, write_facts
 
 OPEN = "_" * 15 + "G"
 
@@ -72,6 +73,62 @@ def test_what_is_shown_does_not_tell_where_the_right_option_stands(pattern, show
         for label in "ABCD"[:options]:
             spread = 4 * np.sqrt(n * (options - 1)) / options  # four standard deviations
             assert abs(counts[label] - n / options) <= spread, f"{pattern}: given {told}, the places are {counts}"
+
+
+def test_numbers_to_choose_from_do_not_tell_which_is_right():
+    """The right one is as often the lowest as the highest, and whether it is possible is always a question."""
+    ranks: Counter[int] = Counter()
+    for walk in walks(400):
+        sample = build("x", parse("o0 -> b0?4"), walk, "natural")
+        options = [part[3:] for part in sample.question.split(". ") if part[:3] in ("A: ", "B: ", "C: ", "D: ")]
+        assert len(set(options)) == 4
+        assert "impossible" in options
+        numbers = sorted(int(option) for option in options if option != "impossible")
+        assert numbers[0] >= 0
+        right = options["ABCD".index(sample.answer)]
+        if right != "impossible" and int(right) >= 2:
+            ranks[numbers.index(int(right))] += 1
+    assert ranks.total() > 150
+    assert all(count / ranks.total() == pytest.approx(1 / 3, abs=0.12) for count in ranks.values()), ranks
+    assert len(ranks) == 3
+
+
+@pytest.mark.parametrize("pattern", ["s0 -> o0?4", "o0 -> s0?4"])
+def test_the_right_state_is_not_the_one_between_the_others(pattern):
+    """Else the options alone would tell which it is: the wrong ones would all be one step from it."""
+    between = asked = 0
+    for walk in walks(200):
+        try:
+            sample = build("x", parse(pattern), walk, "natural")
+        except UnaskableError:
+            continue
+        places = [int(snapshot["agent"]) for snapshot in options_of(sample)]
+        right = places["ABCD".index(sample.answer)]
+        between += all(abs(right % 4 - p % 4) + abs(right // 4 - p // 4) <= 1 for p in places)
+        asked += 1
+    assert asked > 100
+    assert between / asked < 0.45, "the right option is mostly one step from all others"
+
+
+def options_of(sample) -> list:
+    """The snapshots of the options, by the agent's place in them."""
+    if sample.pattern.task == "observation":
+        return list(sample.images[-4:])
+    texts = [part[3:] for part in sample.question.split(". ") if part[:3] in ("A: ", "B: ", "C: ", "D: ")]
+    read = [read_facts(text.removesuffix("?"), sample.world.schema, "natural") for text in texts]
+    return [{"agent": agent.y * 4 + agent.x} for facts in read for agent in facts.of_kind("agent")]
+
+
+def test_counterfactual_branches_mostly_change_something(trajectories):
+    world, moved = simulator("sokoban-6x6"), []
+    for episode in trajectories["sokoban-6x6"]:
+        for start in range(len(episode)):
+            window = window_at(episode, start, 1)
+            after = {world.facts(s) for a in range(4) for s in execute(world, window.snapshots[0], [a]) or ()}
+            if len(after - {world.facts(s) for s in window.snapshots}):  # another action changes something else
+                moved.append(changes(build("x", named("counterfactual"), window, "grid")))
+    assert len(moved) > 40
+    assert 0.8 < np.mean(moved) < 1, "nothing else than what changes would be a hint"
 
 
 def write_of(sample) -> str:

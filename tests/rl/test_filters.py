@@ -158,12 +158,16 @@ def test_top_k_keeps_the_first_of_the_order(scores, share, number, largest, incl
 @example([2.0], 1.0)
 @given(SCORES, st.sampled_from((0.1, 0.5, 1.0)))
 def test_min_p_is_relative_to_the_best(scores, share):
+    def agrees(found: list[int], excess: list[float]) -> bool:
+        """Whether all that is well above its bound is kept, and nothing that is well below."""
+        return all((i in found) == (e > 0) for i, e in enumerate(excess) if abs(e) > 1e-9)
+
     best, least = max(scores), min(scores)
-    far = [s for s in scores if abs(s - share * best) < 1e-6 or abs(s - least / share) < 1e-6]
-    if not set(far) - {best, least}:
-        assert kept(scores, "min_p", share) == [i for i, s in enumerate(scores) if s >= share * best - 1e-9]
-        smallest = kept(scores, "min_p", share, largest=False)
-        assert smallest == [i for i, s in enumerate(scores) if s <= least / share + 1e-9]
+    large, small = (kept(scores, "min_p", share, largest=largest) for largest in (True, False))
+    assert scores.index(best) in large
+    assert scores.index(least) in small
+    assert agrees(large, [s - share * best for s in scores])
+    assert agrees(small, [least / share - s for s in scores])
 
 
 @given(SCORES)

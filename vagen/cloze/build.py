@@ -27,6 +27,8 @@ from vagen.mdp import Trajectory
 from worlds import Facts, Snapshot, World
 from worlds.text import Representation, write_actions, write_facts
 
+IDLE_BRANCHES = 0.1  # share of counterfactual branches whose first action may as well change nothing
+
 
 def build(
     name: str, pattern: Pattern, window: Trajectory, representation: Representation, with_answer: bool = True
@@ -122,7 +124,10 @@ def _generator(sample: Sample, purpose: str) -> np.random.Generator:
 
 
 def _branch(sample: Sample) -> Trajectory:
-    """The window with other actions than those taken where actions are primed; with another outcome if one has."""
+    """The window with other actions than those taken where actions are primed.
+
+    The first of them has another outcome than what was taken, if one has, and mostly one that changes something.
+    """
     pattern, window, world = sample.pattern, sample.window, sample.world
     generator = _generator(sample, "branch")
     primed = {slot.time for slot in (*pattern.given, *pattern.asked) if slot.kind == "a" and slot.primed}
@@ -130,8 +135,11 @@ def _branch(sample: Sample) -> Trajectory:
     for time in sorted(primed):
         others = [action for action in range(len(world.actions)) if action != window.actions[time]]
         if time == pattern.fork:
-            outcome = world.facts(window.snapshots[time + 1])
-            others = [a for a in others if _facts_after(world, window.snapshots[time], a) != outcome] or others
+            before, after = (world.facts(snapshot) for snapshot in window.snapshots[time : time + 2])
+            outcomes = {action: _facts_after(world, window.snapshots[time], action) for action in others}
+            others = [action for action in others if outcomes[action] != after] or others
+            if generator.random() >= IDLE_BRANCHES:
+                others = [action for action in others if outcomes[action] != before] or others
         if not others:
             raise UnaskableError(f"cloze {sample.name!r}: slot a{time}': {world.id} has no other action")
         actions[time] = int(generator.choice(others))
@@ -201,14 +209,23 @@ def _wrong_options(sample: Sample) -> Iterator[Snapshot | str]:
         case "reward":
             yield from _other_values(sample, [write_reward(r) for r in _rewards(sample)])
         case _:
-            truth = sample.world.steps_to_go(sample.snapshot(sample.pattern.asked[0]))
-            near = [] if truth is None else [str(truth + d) for d in (1, -1, 2, -2, 3, 4, 5, 6) if truth + d >= 0]
-            yield from _other_values(sample, [*near, IMPOSSIBLE, *map(str, range(1, len(LABELS) + 1))])
+            yield from _other_values(sample, _steps_around(sample))
 
 
 def _other_values(sample: Sample, values: Sequence[str]) -> Iterator[str]:
     truth = _answer(sample)
     yield from (value for value in dict.fromkeys(values) if value != truth)
+
+
+def _steps_around(sample: Sample) -> list[str]:
+    """That it is impossible, and consecutive numbers among which the truth has any place."""
+    truth = sample.world.steps_to_go(sample.snapshot(sample.pattern.asked[0]))
+    generator, numbers = _generator(sample, "options"), sample.pattern.choices - 1
+    if truth is None:
+        lowest = int(generator.integers(1, len(LABELS)))
+    else:
+        lowest = truth - int(generator.integers(min(truth + 1, numbers)))
+    return [IMPOSSIBLE, *(str(lowest + number) for number in range(numbers))]
 
 
 def _rewards(sample: Sample) -> list[float]:
@@ -233,19 +250,29 @@ def _wrong_states(sample: Sample) -> Iterator[Snapshot | str]:
 
 
 def _near_states(sample: Sample) -> Iterator[Snapshot]:
-    """What other actions would have led to, then the other states of the window, then those one step from them."""
+    """What other actions would have led to, then the other states of the window, then those one step from them.
+
+    Where nothing came before, a state one step on stands for it: if all options were one step from the right one, they
+    alone would tell which it is.
+    """
     [asked] = sample.pattern.asked
     world, trajectory = sample.world, sample.trajectory(asked.primed)
     generator = _generator(sample, "options")
-    before = [trajectory.snapshots[asked.time - 1]] if asked.time else []
-    around = [*before, trajectory.snapshots[asked.time], *trajectory.snapshots]
-    for number, start in enumerate(around):
-        if number == len(before):
-            yield from trajectory.snapshots
-        for action in generator.permutation(len(world.actions)).tolist():
-            states = execute(world, start, [action])
-            if states is not None:
-                yield states[-1]
+    if asked.time:
+        pivots = [trajectory.snapshots[asked.time - 1]]
+    else:
+        pivots = _after_any(world, trajectory.snapshots[0], generator)[:1]
+    for start in pivots:
+        yield from _after_any(world, start, generator)
+    yield from trajectory.snapshots
+    for start in (trajectory.snapshots[asked.time], *trajectory.snapshots):
+        yield from _after_any(world, start, generator)
+
+
+def _after_any(world: World, snapshot: Snapshot, generator: np.random.Generator) -> list[Snapshot]:
+    """The states after each possible action, in random order."""
+    found = (execute(world, snapshot, [action]) for action in generator.permutation(len(world.actions)).tolist())
+    return [states[-1] for states in found if states is not None]
 
 
 # --------------------------------------------------------------------------------------------------------------- text

@@ -231,7 +231,7 @@ FAMILIES: dict[str, Callable[[int], str]] = {
     "text_plan_inference": lambda k: f"s0 s{k} -> {_run('a', 0, k)}",
 }
 
-_SLOT = re.compile(r"([osardb])(\d{1,3})('?)(\*?)(?:\?(\d{1,3}))?")
+_SLOT = re.compile(r"([osardb])(\d{1,3})('?)(\*?)(?:\?(\d{1,3}))?", re.ASCII)
 _TASKS: dict[SlotKind, Task] = {
     "s": "state",
     "o": "observation",

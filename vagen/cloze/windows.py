@@ -6,7 +6,7 @@ little, so they are drawn by stratum: what changes (only the agent; agent and bo
 
 from __future__ import annotations
 
-from collections import defaultdict
+from collections import Counter, defaultdict
 from collections.abc import Hashable, Sequence
 from dataclasses import dataclass
 from itertools import pairwise
@@ -15,7 +15,7 @@ import numpy as np
 
 from vagen.cloze.build import write_reward
 from vagen.cloze.grammar import Pattern
-from vagen.cloze.sample import simulator
+from vagen.cloze.sample import Sample, simulator, window_at
 from vagen.mdp import Trajectory
 from worlds import Facts
 
@@ -44,6 +44,19 @@ def events(trajectory: Trajectory) -> list[Event]:
     """The event of each transition."""
     facts = [simulator(trajectory.world).facts(snapshot) for snapshot in trajectory.snapshots]
     return [event(before, after) for before, after in pairwise(facts)]
+
+
+def changes(sample: Sample) -> bool:
+    """Whether anything that can be seen changes in the window of a sample, or in the branch where that is asked."""
+    trajectory = sample.trajectory(sample.pattern.asked[0].primed)
+    first, *others = (sample.world.facts(snapshot) for snapshot in trajectory.snapshots)
+    return any(facts != first for facts in others)
+
+
+def event_shares(samples: Sequence[Sample]) -> dict[str, float]:
+    """The share of samples by what kinds of things their first transition changes, as in "agent box"."""
+    counts: Counter[Event] = Counter((*events(window_at(sample.window, 0, 1)), ())[0] for sample in samples)
+    return {" ".join(kinds): count / len(samples) for kinds, count in sorted(counts.items())}
 
 
 def choose_start(

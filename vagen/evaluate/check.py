@@ -18,7 +18,7 @@ from vagen.cloze.sample import IMPOSSIBLE, LABELS, NO, YES, Sample, simulator
 from vagen.cloze.scoring import score
 from vagen.cloze.statistics import ceiling, copy_floor, majority_floor, random_floor
 from vagen.cloze.truth import true_facts
-from vagen.cloze.windows import Strata
+from vagen.cloze.windows import Strata, changes
 from vagen.evaluate.replay import explains
 from vagen.evaluate.worldmodel import STRATA, draw_samples
 from vagen.progress import Progress
@@ -95,8 +95,8 @@ def as_json(rows: Sequence[CheckRow]) -> dict[str, Any]:
 def table(rows: Sequence[CheckRow]) -> str:
     """Checked rows as a table for a terminal; representations that say the same share a line."""
     width = max(len(row.world) for row in rows) + 2
-    head = f"{'world':<{width}}{'cloze':<24}{'n':>5}{'truth':>7}{'changed':>9}{'ceiling':>9}{'majority':>10}"
-    lines = [f"{head}{'random':>8}{'copy':>7}  representations"]
+    head = f"{'world':<{width}}{'cloze':<24}{'n':>5}{'truth':>7}{'changed':>9}{'effective':>11}{'ceiling':>9}"
+    lines = [f"{head}{'majority':>10}{'random':>8}{'copy':>7}  representations"]
     merged: dict[CheckRow, list[str]] = {}
     for row in rows:
         merged.setdefault(replace(row, representation="grid"), []).append(row.representation)
@@ -106,9 +106,9 @@ def table(rows: Sequence[CheckRow]) -> str:
             lines.append(f"{start}    –  {row.refused}")
             continue
         floors = f"{_share(row.majority):>10}{_share(row.random):>8}{_share(row.copy):>7}"
-        shares = f"{row.truths_right / row.n:>7.3f}{row.corrupted_right:>9}{_share(row.ceiling):>9}{floors}"
+        shares = f"{row.truths_right / row.n:>7.3f}{row.corrupted_right:>9}{_share(row.effective):>11}"
         mark = "" if row.passed else "  FAILED"
-        lines.append(f"{start}{row.n:>5}{shares}  {' '.join(written)}{mark}")
+        lines.append(f"{start}{row.n:>5}{shares}{_share(row.ceiling):>9}{floors}  {' '.join(written)}{mark}")
     failed = sum(not row.passed for row in rows)
     asked = sum(row.n for row in rows)
     lines.append(f"{asked:,} samples, {failed} of {len(rows)} rows failed")
@@ -151,17 +151,12 @@ def _check_one(
             truths_right=sum(score(sample, sample.answer).correct for sample in asked),
             corrupted_right=sum(right for right, _ in corrupted),
             unexplained=sum(right != explained for right, explained in corrupted),
-            effective=sum(map(_changes, asked)) / len(asked) if pattern.dynamics else None,
+            effective=sum(map(changes, asked)) / len(asked) if pattern.dynamics else None,
             ceiling=top,
             majority=majority,
             random=random,
             copy=copy,
         )
-
-
-def _changes(sample: Sample) -> bool:
-    first, *others = (sample.world.facts(snapshot) for snapshot in sample.window.snapshots)
-    return any(facts != first for facts in others)
 
 
 def _judged(sample: Sample, number: int) -> tuple[bool, bool]:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections import Counter
 from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass
 from functools import lru_cache
@@ -27,7 +26,7 @@ from vagen.cloze.statistics import (
     skill,
     wilson,
 )
-from vagen.cloze.windows import Event, Strata, choose_window, events
+from vagen.cloze.windows import Strata, changes, choose_window, event_shares
 from vagen.data.places import Place
 from vagen.data.shards import read_trajectories
 from vagen.mdp import Trajectory
@@ -268,7 +267,6 @@ def _row(
         "shuffled_image": shuffled,
     }
     top = ceiling(samples)
-    changes = [_changes(sample) for sample in samples]
     return Row(
         world=samples[0].window.world,
         cloze=samples[0].name,
@@ -287,8 +285,8 @@ def _row(
         field_f1=_mean_f1(scores),
         likelihood=_likelihood(chat, samples, pictures),
         parsed=float(np.mean([s.parsed for s in scores])),
-        effective=float(np.mean(changes)) if pattern.dynamics else None,
-        events=_event_shares(samples),
+        effective=float(np.mean([changes(sample) for sample in samples])) if pattern.dynamics else None,
+        events=event_shares(samples),
         seen_in_training=None if seen is None else float(np.mean([_first_transition(s) in seen for s in samples])),
         outcomes="".join("1" if s.correct else "0" for s in scores),
         examples=[
@@ -357,16 +355,6 @@ def _share(correct: Sequence[bool]) -> Proportion:
 def _mean_f1(scores: Sequence[Score]) -> dict[str, float]:
     kinds = sorted({kind for s in scores for kind in s.field_f1})
     return {kind: float(np.mean([s.field_f1[kind] for s in scores if kind in s.field_f1])) for kind in kinds}
-
-
-def _event_shares(samples: Sequence[Sample]) -> dict[str, float]:
-    counts: Counter[Event] = Counter(events(sample.window)[0] for sample in samples)
-    return {" ".join(kinds): count / len(samples) for kinds, count in sorted(counts.items())}
-
-
-def _changes(sample: Sample) -> bool:
-    facts = [sample.world.facts(snapshot) for snapshot in sample.window.snapshots]
-    return any(fact != facts[0] for fact in facts[1:])
 
 
 def _first_transition(sample: Sample) -> tuple[Facts, int, Facts]:
