@@ -85,9 +85,10 @@ def test_both_branches_tell_of_the_state_before_they_part():
     factual = right_answers("a0 o1 -> s0", walk, cells)
     assert {cells[answer] for answer in factual} == {0, 1}
     pattern = parse("a0 o1 a0' o1' -> s0")
-    sample = build("both", pattern, walk, "natural")
+    branch = build("both", pattern, walk, "natural").branch
+    assert branch is not None
     both = right_answers("a0 o1 a0' o1' -> s0", walk, cells)
-    assert {cells[answer] for answer in both} == {0}, f"after {sample.branch.actions} only one cell fits"
+    assert {cells[answer] for answer in both} == {0}, f"after {branch.actions} only one cell fits"
 
 
 def test_steps_to_go_tell_of_the_state_they_are_given_for():

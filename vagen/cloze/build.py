@@ -161,7 +161,7 @@ def _check_foreseeable(sample: Sample) -> None:
         times = range(pattern.anchor.time, pattern.asked[0].time)
     elif not pattern.dynamics:
         return
-    for trajectory in [sample.window, *([sample.branch] if sample.branch is not None else [])]:
+    for trajectory in [window for window in (sample.window, sample.branch) if window is not None]:
         for time in times:
             if not world.foreseeable(trajectory.snapshots[time], trajectory.actions[time]):
                 raise UnaskableError(f"cloze {sample.name!r}: what action {time} does cannot be known before")
