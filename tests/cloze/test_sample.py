@@ -13,7 +13,8 @@ import worlds
 import worlds.core
 from vagen.cloze.build import build, write_reward
 from vagen.cloze.grammar import NAMED, ClozeError, Task, named, parse
-from vagen.cloze.sample import UnaskableError, execute, imagined, simulator, window_at
+from vagen.cloze.sample import Outcome, UnaskableError, execute, imagined, simulator, window_at
+from vagen.cloze.sample import outcome as outcome_of
 from vagen.cloze.scoring import score
 from vagen.mdp import Trajectory
 from worlds.core import WorldSpec
@@ -191,6 +192,19 @@ def test_a_plan_ends_where_the_world_ends():
     assert execute(world, start, [RIGHT])[-1]["agent"] == 1  # falls into the hole with its last step
     assert execute(world, start, [RIGHT, RIGHT]) is None
     assert execute(world, start, []) == []
+
+
+@pytest.mark.parametrize(("deterministic", "steps"), [(True, 1), (False, 3)])
+def test_outcomes_are_remembered_where_nothing_is_left_to_chance(deterministic, steps, monkeypatch):
+    world, taken = worlds.make("frozenlake-4x4"), []
+    step = world.step
+    monkeypatch.setattr(world, "deterministic", deterministic)
+    monkeypatch.setattr(world, "step", lambda action: taken.append(action) or step(action))
+    start = DOWN_TWICE_RIGHT_TWICE.snapshots[0]
+    found = [outcome_of(world, start, DOWN) for _ in range(3)]
+    assert len(taken) == steps
+    assert found == [Outcome(DOWN_TWICE_RIGHT_TWICE.snapshots[1], 0.0, False)] * 3
+    assert outcome_of(world, DOWN_TWICE_RIGHT_TWICE.snapshots[4], LEFT) is None, "the world has ended there"
 
 
 # --------------------------------------------------------------------------------------------- questions and answers

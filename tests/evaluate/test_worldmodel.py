@@ -14,7 +14,9 @@ from vagen.evaluate.worldmodel import draw_samples, evaluate, summary
 from vagen.policy import tiny
 from vagen.policy.chat import Chat
 from vagen.policy.policy import ClozeFormat, Policy
-from vagen.rollout.collect import collect
+from vagen.rollout.agents import MixtureAgent
+from vagen.rollout.collect import collect, episode_seeds
+from vagen.rollout.episodes import play
 from worlds import WorldError
 
 WORLDS = ("sokoban-6x6", "minigrid-rooms-6x6", "frozenlake-6x6")
@@ -179,6 +181,28 @@ def test_questions_depend_on_the_arguments_alone():
     first, again, other = (draw_samples(*arguments) for arguments in ask)
     assert first == again
     assert first != other
+
+
+def test_episodes_are_shared_and_none_is_left_out():
+    episodes = worldmodel._episodes("frozenlake-4x4", 15, 4, "test")
+    seeds = episode_seeds(4, "frozenlake-4x4", "evaluate-test", 90)
+    expected = list(play("frozenlake-4x4", MixtureAgent(0.5), seeds, "test", worldmodel.EPISODE_STEPS))
+    assert len(expected) > worldmodel.SIDE_BY_SIDE
+    first = iter(episodes)
+    assert [next(first) for _ in range(3)] == expected[:3]
+    assert list(episodes) == expected, "what was taken before is missing, or comes twice"
+    assert worldmodel._episodes("frozenlake-4x4", 15, 4, "test") is episodes
+
+
+def test_a_world_that_cannot_be_played_is_refused_every_time(monkeypatch):
+    def fail(*_):
+        raise WorldError("too few layouts")
+
+    monkeypatch.setattr(worldmodel, "play", fail)
+    for _ in range(2):
+        with pytest.raises(WorldError, match="too few layouts"):
+            draw_samples("frozenlake-4x4", "policy", named("policy"), 3, 12345, "test", "grid")
+    worldmodel._episodes.cache_clear()
 
 
 def test_dynamics_are_asked_mostly_where_something_happens(chat, answering):
