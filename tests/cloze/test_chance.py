@@ -13,7 +13,7 @@ import worlds
 import worlds.core
 from vagen.cloze.build import build, check_answerable, write_reward
 from vagen.cloze.grammar import ClozeError, named, parse
-from vagen.cloze.sample import UnaskableError, execute, simulator, window_at
+from vagen.cloze.sample import LABELS, UnaskableError, execute, simulator, window_at
 from vagen.cloze.scoring import chances, score
 from vagen.cloze.statistics import divergence, majority_floor
 from vagen.cloze.windows import changes
@@ -24,6 +24,7 @@ from worlds.frozen_lake import FrozenLake
 from worlds.text import read_facts, write_facts
 
 OPEN = "_" * 15 + "G"
+OPTIONS = tuple(f"{label}: " for label in LABELS)
 
 
 def lake(map: str, agents: list[int], actions: list[int]) -> Trajectory:
@@ -80,7 +81,7 @@ def test_numbers_to_choose_from_do_not_tell_which_is_right():
     ranks: Counter[int] = Counter()
     for walk in walks(400):
         sample = build("x", parse("o0 -> b0?4"), walk, "natural")
-        options = [part[3:] for part in sample.question.split(". ") if part[:3] in ("A: ", "B: ", "C: ", "D: ")]
+        options = [part[3:] for part in sample.question.split(". ") if part[:3] in OPTIONS]
         assert len(set(options)) == 4
         assert "impossible" in options
         numbers = sorted(int(option) for option in options if option != "impossible")
@@ -91,6 +92,31 @@ def test_numbers_to_choose_from_do_not_tell_which_is_right():
     assert ranks.total() > 150
     assert all(count / ranks.total() == pytest.approx(1 / 3, abs=0.12) for count in ranks.values()), ranks
     assert len(ranks) == 3
+
+
+@pytest.mark.parametrize(("pattern", "odd"), [("o0 -> b0?4", "impossible"), ("o0 a0 -> s1?5", "unchanged")])
+def test_where_an_odd_option_stands_does_not_tell_where_the_right_one_does(pattern, odd):
+    """Wrong options that come in an order of their own would: the right one is where the order breaks."""
+    places: defaultdict[str, Counter[str]] = defaultdict(Counter)
+    for walk in [w for w in walks(1500) if w.snapshots[0]["agent"] != w.snapshots[1]["agent"]]:
+        try:
+            sample = build("x", parse(pattern), walk, "natural")
+        except UnaskableError:
+            continue
+        options = {part[0]: part[3:] for part in sample.question.split(". ") if part[:3] in OPTIONS}
+        before = write_facts(sample.world.facts(walk.snapshots[0]), sample.world.schema, "natural")
+        wanted = before if odd == "unchanged" else odd
+        for label, option in options.items():
+            if option == wanted and label != sample.answer:
+                places[label][sample.answer] += 1
+    labels = LABELS[: parse(pattern).choices]
+    assert len(places) == len(labels)
+    for label, counts in places.items():
+        n, others = counts.total(), len(labels) - 1
+        assert n >= 40
+        for other in set(labels) - {label}:
+            spread = 4 * np.sqrt(n * (others - 1)) / others  # four standard deviations
+            assert abs(counts[other] - n / others) <= spread, f"{odd} at {label}: right are {counts}"
 
 
 @pytest.mark.parametrize("pattern", ["s0 -> o0?4", "o0 -> s0?4"])
@@ -114,7 +140,7 @@ def options_of(sample) -> list:
     """The snapshots of the options, by the agent's place in them."""
     if sample.pattern.task == "observation":
         return list(sample.images[-4:])
-    texts = [part[3:] for part in sample.question.split(". ") if part[:3] in ("A: ", "B: ", "C: ", "D: ")]
+    texts = [part[3:] for part in sample.question.split(". ") if part[:3] in OPTIONS]
     read = [read_facts(text.removesuffix("?"), sample.world.schema, "natural") for text in texts]
     return [{"agent": agent.y * 4 + agent.x} for facts in read for agent in facts.of_kind("agent")]
 

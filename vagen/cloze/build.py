@@ -188,8 +188,9 @@ def _choice(sample: Sample) -> Sample:
         raise UnaskableError(f"cloze {sample.name!r}: only {len(wrong)} wrong options differ from each other here")
     [asked] = sample.pattern.asked
     right: Snapshot | str = sample.snapshot(asked) if sample.pattern.task == "observation" else _answer(sample)
-    place = int(_generator(sample, "place").integers(sample.pattern.choices))
-    return _written(sample, [*wrong[:place], right, *wrong[place:]], LABELS[place])
+    order = _generator(sample, "place").permutation(sample.pattern.choices).tolist()
+    options = [right, *wrong]
+    return _written(sample, [options[number] for number in order], LABELS[order.index(0)])
 
 
 def _wrong_options(sample: Sample) -> Iterator[Snapshot | str]:

@@ -14,7 +14,7 @@ from itertools import permutations, product
 from math import factorial
 
 from vagen.cloze.sample import IMPOSSIBLE, LABELS, NO, YES, Sample, read_labels
-from vagen.cloze.truth import PLANS_TRIED, agrees, arrives, is_order, optimal_actions, true_facts
+from vagen.cloze.truth import PLANS_TRIED, agrees, arrives, is_order, optimal_actions, seen_states, true_facts
 from worlds import Facts
 from worlds.text import read_actions, read_facts, write_facts
 
@@ -87,7 +87,7 @@ def chances(sample: Sample) -> dict[str, float]:
     world, window = sample.world, sample.window
     found: Counter[Facts] = Counter()
     for chance, snapshot in world.outcomes(window.snapshots[asked.time - 1], window.actions[asked.time - 1]):
-        found[world.facts(snapshot)] += chance  # type: ignore[assignment]
+        found[world.belief(seen_states(sample), snapshot)] += chance  # type: ignore[assignment]
     return {write_facts(facts, world.schema, sample.representation): float(p) for facts, p in found.items()}
 
 

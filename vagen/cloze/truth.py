@@ -104,8 +104,8 @@ def _is_consistent(
     for time in range(start, max(until)):
         if time >= decided and _actual(sample, time, histories[0]) in histories:
             return True  # as things went, all of it was shown
-        after = (next for history in histories for next in _continued(sample, time, history, chosen, until))
-        histories = _distinct(history for history in after if _is_answered(sample, time + 1, history, asked))
+        longer = (later for history in histories for later in _continued(sample, time, history, chosen, until))
+        histories = _distinct(history for history in longer if _is_answered(sample, time + 1, history, asked))
         if not histories:
             return False
     return True
@@ -119,7 +119,7 @@ def _continued(
     factual = history[0] if time < until[0] else None
     branch = history[time > pattern.fork] if pattern.fork <= time < until[1] else None
     own = Slot("a", time, True)
-    branches_off = own in pattern.given or own in pattern.asked
+    branches_off = own in pattern.given or own in pattern.asked  # else the branch takes the factual action
     for action in _possible(sample, Slot("a", time), chosen) if factual or not branches_off else (0,):
         for other in _possible(sample, own, chosen) if branch and branches_off else (action,):
             after = [
