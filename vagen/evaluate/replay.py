@@ -12,7 +12,7 @@ from functools import lru_cache
 from itertools import product
 from math import prod
 
-from vagen.cloze.grammar import Slot
+from vagen.cloze.grammar import ClozeError, Slot
 from vagen.cloze.sample import Sample, read_labels
 from worlds import Frame, Snapshot, World, make
 from worlds.text import read_actions, read_facts
@@ -20,8 +20,8 @@ from worlds.text import read_actions, read_facts
 MOST_HISTORIES = 1 << 14  # that are played for one answer
 
 
-class ReplayError(ValueError):
-    """More histories than can be played."""
+class ReplayError(ClozeError):
+    """A cloze that leaves more histories open than can be played."""
 
 
 @dataclass(frozen=True)
@@ -130,7 +130,7 @@ def _histories(
         for slot in slots
     ]
     if prod(map(len, options)) > MOST_HISTORIES:
-        raise ReplayError(f"cloze {sample.name!r} leaves more than {MOST_HISTORIES} histories open")
+        raise ReplayError(f"cloze {sample.name!r} leaves more than {MOST_HISTORIES} histories open: give more actions")
     heads = _heads(sample, start, first)
     for actions in product(*options):
         taken = dict(zip(slots, actions, strict=True))
