@@ -25,16 +25,14 @@ class Exam:
     Attributes:
         id: of the question.
         setting, kind: what is asked about, and how.
-        letters: those on offer, in order; empty if the question has no inline options.
-        tokens: of each letter, the n-grams of its option.
+        options: (letter, text) of each option, in order; empty if the question has none inline.
         truth: the right letter; ``None`` if the file gives something else.
     """
 
     id: str
     setting: Setting
     kind: str
-    letters: tuple[str, ...]
-    tokens: tuple[tuple[str, ...], ...]
+    options: tuple[tuple[str, str], ...]
     truth: str | None
 
     @classmethod
@@ -42,10 +40,7 @@ class Exam:
         """An exam from the fields of a row, which may be missing or of any type."""
         id, question = (value if isinstance(value, str) else "" for value in (id, question))
         parts = take_apart(question)
-        kind = kind_of(parts.stem)
-        letters = tuple(letter for letter, _ in parts.options)
-        tokens = tuple(_n_grams(text, kind) for _, text in parts.options)
-        return cls(id, setting_of(id), kind, letters, tokens, truth if truth in tuple(LETTERS) else None)
+        return cls(id, setting_of(id), kind_of(parts.stem), parts.options, truth if truth in tuple(LETTERS) else None)
 
 
 @dataclass(frozen=True, slots=True)
@@ -71,7 +66,8 @@ class LetterFrequency:
         self._order = sorted(LETTERS, key=lambda letter: -counts[letter])
 
     def answer(self, exam: Exam) -> str:
-        return next(letter for letter in self._order if letter in exam.letters or not exam.letters)
+        offered = [letter for letter, _ in exam.options] or LETTERS
+        return next(letter for letter in self._order if letter in offered)
 
 
 class TextRule:
@@ -79,42 +75,45 @@ class TextRule:
 
     It sees the words and pairs of words of an option and the option as a whole, each alone and together with the kind
     of question; so it learns that motions are diagonal and that "Yes" is right more often than "No".
+
+    Args:
+        right, wrong: how often each n-gram was in an option that was right, or wrong.
     """
 
-    def __init__(self, exams: Iterable[Exam]):
-        self._right: Counter[str] = Counter()
-        self._wrong: Counter[str] = Counter()
-        for exam in exams:
-            for letter, tokens in zip(exam.letters, exam.tokens, strict=True):
-                (self._right if letter == exam.truth else self._wrong).update(tokens)
-        self._totals = self._right.total(), self._wrong.total()
-        self._vocabulary = len(self._right.keys() | self._wrong.keys())
+    def __init__(self, right: Counter[str], wrong: Counter[str]):
+        self._right, self._wrong = right, wrong
+        vocabulary = len(right.keys() | wrong.keys())
+        # log of P(n-gram | wrong) over P(n-gram | right) for one never seen
+        self._unseen = math.log((wrong.total() + vocabulary) / (right.total() + vocabulary)) if vocabulary else 0.0
+        self._evidence: dict[tuple[str, str], float] = {}  # of options met before
 
-    def answer(self, exam: Exam, forgetting: TextRule | None = None) -> str | None:
-        """The option most probably right, the earlier of equals; ``None`` if there are none.
+    @classmethod
+    def learned(cls, exams: Iterable[Exam]) -> TextRule:
+        """The rule that examples teach."""
+        seen = Counter((text, exam.kind, letter == exam.truth) for exam in exams for letter, text in exam.options)
+        counts: dict[bool, Counter[str]] = {True: Counter(), False: Counter()}
+        for (text, kind, right), times in seen.items():
+            for gram in n_grams(text, kind):
+                counts[right][gram] += times
+        return cls(counts[True], counts[False])
 
-        Args:
-            forgetting: a rule learned from part of the same exams, whose counts are left out.
-        """
-        if not exam.letters:
-            return None
-        hidden = forgetting or _NOTHING
-        rights, wrongs = (
-            own - other + self._vocabulary for own, other in zip(self._totals, hidden._totals, strict=True)
-        )
-        prior = math.log(rights / wrongs) if self._vocabulary else 0.0
+    def without(self, part: TextRule) -> TextRule:
+        """The rule that the same examples teach without some of them."""
+        return TextRule(self._right - part._right, self._wrong - part._wrong)
 
-        def evidence(tokens: Sequence[str]) -> float:
-            return sum(
-                math.log((self._right[t] - hidden._right[t] + 1) / (self._wrong[t] - hidden._wrong[t] + 1)) - prior
-                for t in tokens
+    def answer(self, exam: Exam) -> str | None:
+        """The option most probably right, the earlier of equals; ``None`` if there are none."""
+        best = max(exam.options, key=lambda option: self._evidence_for(option[1], exam.kind), default=(None, ""))
+        return best[0]
+
+    def _evidence_for(self, text: str, kind: str) -> float:
+        """log P(n-grams | right) - log P(n-grams | wrong)."""
+        if (text, kind) not in self._evidence:
+            self._evidence[text, kind] = sum(
+                math.log((self._right[gram] + 1) / (self._wrong[gram] + 1)) + self._unseen
+                for gram in n_grams(text, kind)
             )
-
-        best = max(range(len(exam.letters)), key=lambda number: evidence(exam.tokens[number]))
-        return exam.letters[best]
-
-
-_NOTHING = TextRule(())
+        return self._evidence[text, kind]
 
 
 def baselines(exams: Sequence[Exam], training: Sequence[Exam] | None = None, source: str = "") -> list[Baseline]:
@@ -125,19 +124,27 @@ def baselines(exams: Sequence[Exam], training: Sequence[Exam] | None = None, sou
             bound), and the text rule on nine tenths of them for each other tenth, scenes kept together.
         source: what ``training`` is called.
     """
-    chance = [1 / len(exam.letters) if exam.letters else 0.0 for exam in exams]
+    chance = [1 / len(exam.options) if exam.options else 0.0 for exam in exams]
     letter = LetterFrequency(exams if training is None else training)
-    letters = [float(letter.answer(exam) == exam.truth) for exam in exams]
     if training is None:
-        text = [float(answer == exam.truth) for answer, exam in zip(_cross_fitted(exams), exams, strict=True)]
+        answers = _cross_fitted(exams)
     else:
-        rule = TextRule(training)
-        text = [float(rule.answer(exam) == exam.truth) for exam in exams]
+        rule = TextRule.learned(training)
+        answers = [rule.answer(exam) for exam in exams]
     return [
         Baseline("chance", "nothing", chance),
-        Baseline("letter", source or "these answers themselves", letters),
-        Baseline("text", source or f"these questions, {FOLDS}-fold", text),
+        Baseline(
+            "letter", source or "these answers themselves", _right([letter.answer(exam) for exam in exams], exams)
+        ),
+        Baseline("text", source or f"these questions, {FOLDS}-fold", _right(answers, exams)),
     ]
+
+
+def n_grams(text: str, kind: str) -> list[str]:
+    """The words, pairs of words and whole of an option, alone and with the kind of question."""
+    words = _WORD.findall(text.lower())
+    plain = [*words, *map(" ".join, pairwise(words)), "=" + " ".join(words)]
+    return [*plain, *(f"{kind}: {gram}" for gram in plain)]
 
 
 def _cross_fitted(exams: Sequence[Exam]) -> list[str | None]:
@@ -145,15 +152,14 @@ def _cross_fitted(exams: Sequence[Exam]) -> list[str | None]:
     folds: defaultdict[int, list[Exam]] = defaultdict(list)
     for exam in exams:
         folds[_fold(exam)].append(exam)
-    whole, parts = TextRule(exams), {fold: TextRule(held) for fold, held in folds.items()}
-    return [whole.answer(exam, parts[_fold(exam)]) for exam in exams]
+    whole = TextRule.learned(exams)
+    rules = {fold: whole.without(TextRule.learned(held)) for fold, held in folds.items()}
+    return [rules[_fold(exam)].answer(exam) for exam in exams]
 
 
 def _fold(exam: Exam) -> int:
     return zlib.crc32(scene_of(exam.id).encode("utf-8", "surrogatepass")) % FOLDS
 
 
-def _n_grams(text: str, kind: str) -> tuple[str, ...]:
-    words = _WORD.findall(text.lower())
-    plain = [*words, *map(" ".join, pairwise(words)), "=" + " ".join(words)]
-    return (*plain, *(f"{kind}: {gram}" for gram in plain))
+def _right(answers: Sequence[str | None], exams: Sequence[Exam]) -> list[float]:
+    return [float(answer is not None and answer == exam.truth) for answer, exam in zip(answers, exams, strict=True)]

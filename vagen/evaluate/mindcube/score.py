@@ -5,6 +5,8 @@ from __future__ import annotations
 import json
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
+from functools import partial
+from itertools import chain
 from pathlib import Path
 from statistics import fmean
 from typing import Any, Literal, get_args
@@ -20,6 +22,9 @@ from vagen.files import atomic_path, check_file, write_text_atomically
 
 Mode = Literal["official-basic", "official-cogmap", "strict"]
 MODES: tuple[Mode, ...] = get_args(Mode)
+
+Writer = Callable[[dict[str, Any]], object]  # takes a line per row
+Blind = Callable[[Sequence[Exam]], list[Baseline]]
 
 
 def score_file(
@@ -41,13 +46,15 @@ def score_file(
     outputs = [check_file(path) for path in (out, per_item) if path is not None]
     if len({*inputs, *outputs}) < len(inputs) + len(outputs):
         raise MindCubeError("a file is named twice: the responses, the result and the lines per row need one each")
-    learned = None if training is None else read_training(training)
+    blind = partial(baselines, training=read_training(training) if training else None, source=str(training or ""))
     with ExitStack() as stack:
-        write = _ignore if per_item is None else stack.enter_context(_lines(per_item))
-        run = _strict if mode == "strict" else _official
-        result, summary = run(responses, mode, write, learned, str(training or ""))
+        write = None if per_item is None else stack.enter_context(_lines(per_item))
+        if mode == "strict":
+            result, summary = _strict(responses, write, blind)
+        else:
+            result, summary = _official(responses, mode == "official-cogmap", write, blind)
     write_text_atomically(out, json.dumps(result, indent=2) + "\n")
-    return summary
+    return "\n".join(summary)
 
 
 def read_training(path: Path) -> list[Exam]:
@@ -58,28 +65,27 @@ def read_training(path: Path) -> list[Exam]:
     """
     rows = (row for _, row in read_rows(path))
     exams = [Exam.of(row.get("id"), row.get("question"), row["gt_answer"]) for row in rows if row.get("gt_answer")]
-    if not any(exam.letters for exam in exams):
+    if not any(exam.options for exam in exams):
         raise MindCubeError(f"{path}: no line has a question with options and a gt_answer to learn from")
     return exams
 
 
 def _official(
-    responses: Path, mode: Mode, write: Callable[[dict[str, Any]], object], learned: list[Exam] | None, source: str
-) -> tuple[dict[str, Any], str]:
-    tally, exams = Tally(with_maps=mode == "official-cogmap"), []
+    responses: Path, with_maps: bool, write: Writer | None, blind: Blind
+) -> tuple[dict[str, Any], Iterator[str]]:
+    tally = Tally(with_maps)
+    exams: list[Exam] = []
     for response in read_responses(responses):
         tally.add(response)
-        if write is not _ignore:
+        if write is not None:
             write(item_row(response))
         if response.truth:
             exams.append(Exam.of(response.id, response.question, response.truth))
     result = tally.result()
-    return result, "\n".join(_official_summary(result["results"], tally, exams, baselines(exams, learned, source)))
+    return result, _official_summary(result["results"], tally, exams, blind(exams))
 
 
-def _strict(
-    responses: Path, _: Mode, write: Callable[[dict[str, Any]], object], learned: list[Exam] | None, source: str
-) -> tuple[dict[str, Any], str]:
+def _strict(responses: Path, write: Writer | None, blind: Blind) -> tuple[dict[str, Any], Iterator[str]]:
     rows: list[Judged] = []
     exams: list[Exam] = []
     skipped = 0
@@ -89,10 +95,11 @@ def _strict(
             continue
         exams.append(Exam.of(response.id, response.question, response.truth))
         rows.append(judge(response, exams[-1]))
-        write(rows[-1].row())
-    blind = baselines(exams, learned, source)
-    result = strict_result(rows, blind, skipped)
-    return result, "\n".join([*_strict_summary(result), *_fitted(blind)])
+        if write is not None:
+            write(rows[-1].row())
+    found = blind(exams)
+    result = strict_result(rows, found, skipped)
+    return result, chain(_strict_summary(result), _fitted(found))
 
 
 def _official_summary(
@@ -163,12 +170,8 @@ def _in(setting: str, name: str) -> bool:
     return setting == name or (name == "overall" and setting != OUT_OF_OVERALL)
 
 
-def _ignore(_: dict[str, Any]) -> None:
-    """Where no lines per row are asked for."""
-
-
 @contextmanager
-def _lines(path: Path) -> Iterator[Callable[[dict[str, Any]], object]]:
+def _lines(path: Path) -> Iterator[Writer]:
     """Writes JSON objects, a line each, to a file that is whole or absent."""
     with atomic_path(path) as temporary, temporary.open("w", encoding="utf-8") as file:
         yield lambda row: file.write(json.dumps(row) + "\n")

@@ -89,11 +89,10 @@ def strict_result(rows: Sequence[Judged], blind: Sequence[Baseline], skipped: in
         skipped: rows left out because they have no right answer.
         seed: decides the random maps.
     """
-    mapped = [number for number, row in enumerate(rows) if row.true_map is not None]
-    drawn = random_scores([rows[number].true_map for number in mapped], agree, seed)  # pyright: ignore[reportArgumentType]
+    mapped = [(number, row.true_map) for number, row in enumerate(rows) if row.true_map is not None]
     chance: defaultdict[int, list[Agreement]] = defaultdict(list)
-    for index, agreement in drawn:
-        chance[mapped[index]].append(agreement)
+    for index, agreement in random_scores([true for _, true in mapped], agree, seed):
+        chance[mapped[index][0]].append(agreement)
     return {
         "mode": "strict",
         "n": len(rows),
