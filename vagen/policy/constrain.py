@@ -116,9 +116,7 @@ class Automaton:
                     count += len(child.tokens)
                     stack.append((child, after))
         if not count and not ending:
-            raise ModelError(
-                f"the tokenizer has no token that goes on after {position[1]!r}: no answer can be written"
-            )
+            raise ModelError(f"the tokenizer has no token that can follow {position[1]!r}: no answer can be written")
 
     def _segments(self, state: State) -> Mapping[str, State]:
         return {self.lead: self.language.start} if state is _LEAD else self.language.segments(state)

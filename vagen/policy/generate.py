@@ -94,10 +94,9 @@ def score_answers(chat: Chat, prompts: Sequence[Asked], answers: Sequence[Sequen
         losses = PackedLoss(model)(batch.to(chat.policy.device, model.dtype)).double().cpu().numpy()
     model.train(was_training)
     parts = np.split(losses, np.cumsum([len(row.targets) for row in rows])[:-1])
-    totals = [np.zeros(row.samples) for row in rows]
-    for total, row, part in zip(totals, rows, parts, strict=True):
-        np.subtract.at(total, row.sample, part)
-    return totals
+    return [
+        -np.bincount(row.sample, part, row.samples).astype(np.float64) for row, part in zip(rows, parts, strict=True)
+    ]
 
 
 def score_choices(chat: Chat, asked: Asked, answers: Sequence[str]) -> NDArray[np.float64]:

@@ -112,7 +112,7 @@ class Numbers:
 
     @property
     def start(self) -> State:
-        return ("before", 0)
+        return ("sign", 0)
 
     @property
     def longest(self) -> int:
@@ -121,12 +121,12 @@ class Numbers:
     def segments(self, state: State) -> Mapping[str, State]:
         assert isinstance(state, tuple)
         place, digits = state
-        room = 4 if place == "before" or place == "signed" else self.decimals
-        where = "after" if place == "after" else "signed"
-        found: dict[str, State] = dict.fromkeys("0123456789", (where, digits + 1)) if digits < room else {}
-        if place == "before" and self.signed:
-            found["-"] = ("signed", 0)
-        if place == "signed" and digits and self.decimals:
+        room = self.decimals if place == "after" else 4
+        same = "after" if place == "after" else "before"
+        found: dict[str, State] = dict.fromkeys("0123456789", (same, digits + 1)) if digits < room else {}
+        if place == "sign" and self.signed:
+            found["-"] = ("before", 0)
+        if place == "before" and digits and self.decimals:
             found["."] = ("after", 0)
         return found
 

@@ -232,8 +232,9 @@ def _qwen_tokenizer(config: Tiny, vocabulary: list[str]) -> tuple[PreTrainedToke
     start, image, end, video = "<|vision_start|>", "<|image_pad|>", "<|vision_end|>", "<|video_pad|>"
     tokens = tokenizer(vocabulary, [start, image, end, video], config.vocabulary)
     names = ("vision_start_token_id", "image_token_id", "vision_end_token_id", "video_token_id")
-    ids = [int(tokens.convert_tokens_to_ids(mark)) for mark in (start, image, end, video)]  # type: ignore[arg-type]
-    return tokens, dict(zip(names, ids, strict=True)), start + image + end
+    marks = (start, image, end, video)
+    ids = {name: int(tokens.vocab[mark]) for name, mark in zip(names, marks, strict=True)}
+    return tokens, ids, start + image + end
 
 
 def _qwen_images(config: Tiny) -> Qwen2VLImageProcessorPil:
