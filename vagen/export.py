@@ -25,25 +25,15 @@ def export(source: Path, output: Path, card: Path | None = None, adapter_only: b
     """Write a model as a folder for ``from_pretrained`` and the Hub.
 
     Args:
-<<<<<<< HEAD
         source: a run (its newest checkpoint is taken), a model folder, or one with adapters, which are merged into
             the weights of their base model.
-=======
-        source: a run (its newest checkpoint is taken), a model folder, or a folder with adapters, which are merged
-            into the weights of their base model.
->>>>>>> 44985d1 (Keep lines short; groups of the optimizer are never empty; changelog)
         output: the folder to make; replaced whole if it exists.
         card: a world-model report card to put into the model card.
         adapter_only: write the adapters alone, for ``peft`` to put on top of their base model; without a model card.
 
     Raises:
-<<<<<<< HEAD
         ModelError: there is no model in ``source``, its weights are damaged, the card is of another model, or it has
             no adapters to export alone.
-=======
-        ModelError: there is no model in ``source``, its weights are damaged, the card is of another model, or there
-            are no adapters to export alone.
->>>>>>> 44985d1 (Keep lines short; groups of the optimizer are never empty; changelog)
     """
     if (source / ADAPTER_CONFIG).is_file() and not adapter_only:
         with TemporaryDirectory(dir=output.parent if output.parent.is_dir() else None) as merged:

@@ -13,6 +13,7 @@ from torch.overrides import TorchFunctionMode
 from vagen.cloze.build import build
 from vagen.cloze.grammar import NAMED, named
 from vagen.cloze.sample import imagined, simulator, window_at
+from vagen.policy import attention
 from vagen.policy.attention import set_attention
 from vagen.policy.batches import draw
 from vagen.policy.chat import Chat, Encoded, Picture, Prompt
@@ -265,6 +266,18 @@ def test_eager_attention_computes_the_same(architecture, make_chat, every_cloze,
         finally:
             set_attention(chat.policy.model, "sdpa")
     assert (actual - expected).abs().max() < 1e-5
+
+
+def test_packed_rows_never_meet_flash_attention(make_chat, every_cloze, with_pictures, monkeypatch):
+    """A model that generates with flash attention is asked for likelihoods too, and goes on generating with it."""
+    chat = make_chat("idefics3")
+    encoded = encode(chat, with_pictures(every_cloze("sokoban-6x6")))
+    expected = torch.cat(packed_losses(chat, [encoded]))
+    text = chat.policy.model.config.get_text_config()
+    monkeypatch.setattr(attention, "set_attention", lambda _, name: setattr(text, "_attn_implementation", name))
+    monkeypatch.setattr(text, "_attn_implementation", "flash_attention_2")
+    assert torch.equal(torch.cat(packed_losses(chat, [encoded])), expected)
+    assert text._attn_implementation == "flash_attention_2"
 
 
 def test_padding_in_a_batch_changes_no_loss(architecture, make_chat, every_cloze, with_pictures):

@@ -82,7 +82,10 @@ def set_attention(model: Any, name: str) -> None:
 
 @contextmanager
 def packed_attention(model: Any) -> Iterator[None]:
-    """For the time of a ``with``, an implementation that packed rows can go through."""
+    """For the time of a ``with``, an implementation that packed rows can go through.
+
+    Models that are loaded to answer may use flash attention, which they get back afterwards.
+    """
     before = attention_of(model)
     if before not in FLASH:
         yield

@@ -10,7 +10,6 @@ import torch
 from numpy.typing import NDArray
 from transformers import LogitsProcessor, LogitsProcessorList, SuppressTokensLogitsProcessor
 
-from vagen.policy.attention import packed_attention
 from vagen.policy.chat import Chat, Encoded, Picture, Prompt
 from vagen.policy.constrain import Automaton, ConstrainedLogits
 from vagen.policy.packing import PackedLoss, collate, distinct_pictures, pack
@@ -89,9 +88,8 @@ def score_answers(chat: Chat, prompts: Sequence[Asked], answers: Sequence[Sequen
     model = chat.policy.model
     was_training = model.training
     model.eval()
-    with packed_attention(model):
-        batch = collate(rows, ones, cells, images, chat.tokenizer.pad_token_id or 0)
-        losses = PackedLoss(model)(batch.to(chat.policy.device, model.dtype)).double().cpu().numpy()
+    batch = collate(rows, ones, cells, images, chat.tokenizer.pad_token_id or 0)
+    losses = PackedLoss(model)(batch.to(chat.policy.device, model.dtype)).double().cpu().numpy()
     model.train(was_training)
     parts = np.split(losses, np.cumsum([len(row.targets) for row in rows])[:-1])
     return [
