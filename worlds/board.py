@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import random
 from abc import abstractmethod
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
 from operator import index as as_integer
@@ -30,12 +30,17 @@ from worlds.core import (
     Thing,
     World,
     WorldError,
+    check_enough_layouts,
+    count_layouts,
     layout_seeds,
     wanted_split,
 )
 from worlds.tiles import MIN_TILE_SIZE, Canvas, TileAtlas, draw_tiles
 
 DISTANCES_KEPT = 1 << 14  # boards whose distance from success a world remembers
+
+
+_LAYOUTS: dict[tuple[Any, ...], int] = {}  # how many layouts were found, by their source
 
 
 class GridWorld(World):
@@ -83,6 +88,8 @@ class GridWorld(World):
     def reset(self, *, seed: int | None = None, options: dict[str, Any] | None = None) -> tuple[Frame, dict[str, Any]]:
         super().reset(seed=seed)
         split = wanted_split(options)
+        if split is not None:
+            check_enough_layouts(self.id, self.layouts())
         for layout_seed in layout_seeds(self.np_random):
             self.start(layout_seed)
             if split is None or self.split(self.snapshot()) == split:
@@ -91,6 +98,22 @@ class GridWorld(World):
             f"world {self.id}: no layout of split {split!r} in {MAX_LAYOUT_TRIES} tries; "
             "it has too few layouts to be split"
         )
+
+    def layouts(self) -> int:
+        source = self.layout_source
+        if source not in _LAYOUTS:
+            _LAYOUTS[source] = count_layouts(self._drawn_layouts())
+        return _LAYOUTS[source]
+
+    @property
+    def layout_source(self) -> tuple[Any, ...]:
+        """Equal for worlds that draw their layouts in the same way, so that these are counted once per process."""
+        return (type(self), self.id, self.width, self.height, self.max_steps)
+
+    def _drawn_layouts(self) -> Iterator[str]:
+        for layout_seed in layout_seeds(np.random.default_rng(0)):
+            self.start(layout_seed)
+            yield self.key(self.snapshot())
 
     def step(self, action: SupportsIndex) -> tuple[Frame, float, bool, bool, dict[str, Any]]:
         number = as_integer(action)

@@ -6,6 +6,16 @@ that state are kept apart:
 * the *snapshot* restores the world exactly (it may hold step counters and hidden contents),
 * the *facts* are what the image shows, and therefore what may be asked and scored.
 
+A world registers with one line, ``register(id, "module:Class", **settings)``. Worlds of other distributions register
+through an entry point of the group ``vagen.worlds`` that names a function which does so::
+
+    # pyproject.toml of the other distribution       # my_worlds.py
+    [project.entry-points."vagen.worlds"]             def register_worlds():
+    my-worlds = "my_worlds:register_worlds"               worlds.register("my-world", "my_worlds:MyWorld", size=5)
+
+The function is called once, when worlds are listed or an id is asked for that is not one of ours. Whole collections
+(every environment of a package) register with ``register_family``. ``worlds.testing.check_world`` checks a world.
+
 This module knows nothing about text, models or training.
 """
 
@@ -15,9 +25,10 @@ import hashlib
 import importlib
 import json
 from abc import abstractmethod
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from difflib import get_close_matches
+from importlib.metadata import EntryPoint, entry_points
 from typing import Any, ClassVar, Literal, get_args
 
 import gymnasium
@@ -26,10 +37,13 @@ from numpy.typing import NDArray
 
 Frame = NDArray[np.uint8]  # (H, W, 3) RGB
 Snapshot = Mapping[str, Any]  # JSON-serialisable
+View = Literal["full", "partial"]
 Split = Literal["train", "val", "test"]
 SPLITS: tuple[Split, ...] = get_args(Split)
 SPLIT_SHARES: Mapping[Split, float] = {"train": 0.8, "val": 0.1, "test": 0.1}
 MAX_LAYOUT_TRIES = 1000
+MIN_LAYOUTS = 100  # fewer layouts carry no claim about layouts that were not trained on
+SURE_DRAWS = 40  # this many different layouts in a row come of a world with many more
 
 
 class WorldError(ValueError):
@@ -112,8 +126,8 @@ class World(gymnasium.Env[Frame, np.int64]):
     """A rendered world with exact state.
 
     Subclasses set the attributes below and implement the methods marked abstract. ``reset`` takes the split in its
-    options, ``reset(seed=3, options={"split": "test"})``; without one any layout may come up. The ``info`` that
-    ``reset`` and ``step`` return holds ``success`` (bool).
+    options, ``reset(seed=3, options={"split": "test"})``; without one any layout may come up. A world with fewer than
+    ``MIN_LAYOUTS`` layouts refuses to be split. The ``info`` that ``reset`` and ``step`` return holds ``success`` (bool).
     """
 
     metadata: dict[str, Any] = {  # noqa: RUF012 - declared so by gymnasium
@@ -129,7 +143,8 @@ class World(gymnasium.Env[Frame, np.int64]):
     actions: tuple[str, ...]  # words, by action number
     schema: BoardSchema
     rules: str  # what a person must know to act and to read the image, in a few sentences
-    max_steps: int
+    max_steps: int  # of the present episode, where episodes differ
+    view: View = "full"  # "partial": the image shows what the agent sees from where it stands
     deterministic: bool = True
     fully_visible: bool = True  # the facts, with the inventory, determine how facts change
     visible_reward: bool = True  # the facts before and after determine the reward
@@ -171,6 +186,20 @@ class World(gymnasium.Env[Frame, np.int64]):
     @abstractmethod
     def steps_to_go(self, snapshot: Snapshot) -> int | None:
         """The fewest steps to success, 0 where it is reached and ``None`` where it is out of reach."""
+
+    def expert_actions(self, snapshot: Snapshot) -> tuple[int, ...]:
+        """Actions that a good player may take: the optimal ones, or where these are not known, those of a heuristic.
+
+        Empty where nobody knows any.
+        """
+        return self.optimal_actions(snapshot) if self.has_solver else ()
+
+    def layouts(self) -> int:
+        """How many layouts sampling finds; at least ``MIN_LAYOUTS`` means enough, not how many there are.
+
+        May leave the world in another episode.
+        """
+        return MIN_LAYOUTS
 
     @abstractmethod
     def realise(self, facts: Facts, like: Snapshot) -> Snapshot | None:
@@ -238,6 +267,30 @@ def wanted_split(options: Mapping[str, Any] | None) -> Split | None:
     return split
 
 
+def count_layouts(keys: Iterable[str]) -> int:
+    """The number of different layouts among drawn ones, given by their keys; stops when there are surely enough.
+
+    That is when ``MIN_LAYOUTS`` were found, or when none of the first ``SURE_DRAWS`` came twice: of fewer than
+    ``MIN_LAYOUTS`` layouts that happens once in 4,000 times at most. It returns ``MIN_LAYOUTS`` then.
+    """
+    found: set[str] = set()
+    for drawn, key in enumerate(keys, 1):
+        found.add(key)
+        if len(found) >= MIN_LAYOUTS or drawn == len(found) == SURE_DRAWS:
+            return MIN_LAYOUTS
+    return len(found)
+
+
+def check_enough_layouts(id: str, layouts: int) -> None:
+    """Refuse to split a world whose layouts are too few for a claim about unseen ones."""
+    if layouts < MIN_LAYOUTS:
+        noun = "layout was" if layouts == 1 else "layouts were"
+        raise WorldError(
+            f"world {id}: only {layouts} different {noun} found, and splits need at least {MIN_LAYOUTS}: it has too few "
+            "layouts to be split into train, val and test; play it without a split, or take a larger world"
+        )
+
+
 def layout_seeds(generator: np.random.Generator) -> Iterator[int]:
     """Seeds to try layouts with until one falls into the wanted split; ends after ``MAX_LAYOUT_TRIES``."""
     for _ in range(MAX_LAYOUT_TRIES):
@@ -246,17 +299,33 @@ def layout_seeds(generator: np.random.Generator) -> Iterator[int]:
 
 # ---------------------------------------------------------------------------------------------------------- registry
 
+ENTRY_POINTS = "vagen.worlds"
+
 
 @dataclass(frozen=True)
 class WorldSpec:
-    """How to build a registered world: ``entry`` is "module:Class", called with ``id`` and ``kwargs``."""
+    """How to build a registered world: ``entry`` is "module:callable", called with ``id`` and ``kwargs``."""
 
     id: str
     entry: str
     kwargs: Mapping[str, Any]
 
 
+@dataclass(frozen=True)
+class Family:
+    """Many worlds that are found in a package instead of being listed.
+
+    ``worlds`` holds how to build each by its id; ``unsupported`` the reason why others of the package do not work.
+    """
+
+    worlds: Mapping[str, WorldSpec]
+    unsupported: Mapping[str, str] = field(default_factory=dict)
+
+
 _REGISTRY: dict[str, WorldSpec] = {}
+_FAMILIES: dict[str, str] = {}  # prefix of the ids -> "module:function" that returns the family
+_FOUND: dict[str, Family] = {}  # families asked for so far, by prefix
+_PLUGINS_LOADED = False
 
 
 def register(id: str, entry: str, **kwargs: Any) -> None:
@@ -266,21 +335,100 @@ def register(id: str, entry: str, **kwargs: Any) -> None:
     _REGISTRY[id] = WorldSpec(id, entry, kwargs)
 
 
+def register_family(prefix: str, entry: str) -> None:
+    """Make ``make`` work for all worlds of a family, whose ids start with ``prefix``.
+
+    ``entry`` is "module:function"; the function is called with the prefix, returns a :class:`Family`, and is imported
+    only when one of the ids is asked for, or all of them.
+    """
+    if prefix in _FAMILIES:
+        raise WorldError(f"the family of worlds {prefix!r} is registered twice")
+    _FAMILIES[prefix] = entry
+
+
 def registered() -> tuple[str, ...]:
-    """The ids of all registered worlds, sorted."""
+    """The ids of all worlds that registered one by one, those of other distributions included, sorted."""
+    _load_plugins()
     return tuple(sorted(_REGISTRY))
+
+
+def available() -> tuple[str, ...]:
+    """Every id that ``make`` accepts: the registered ones and those of families, sorted."""
+    return tuple(sorted({*registered(), *(id for prefix in _FAMILIES for id in _family(prefix).worlds)}))
+
+
+def unsupported() -> dict[str, str]:
+    """The members of families that do not work, by id, and why."""
+    reasons = {id: why for prefix in _FAMILIES for id, why in _family(prefix).unsupported.items()}
+    return dict(sorted(reasons.items()))
+
+
+def is_available(id: str) -> bool:
+    """Whether ``make`` accepts an id; cheaper than looking it up in ``available()``."""
+    return _find(id) is not None
 
 
 def make(id: str) -> World:
     """A new world by its id.
 
     Raises:
-        WorldError: no world has this id; the message names the nearest one.
+        WorldError: no world has this id, and the message names the nearest one; or it does not work, and why.
     """
-    spec = _REGISTRY.get(id)
+    spec = _find(id)
     if spec is None:
-        near = get_close_matches(id, _REGISTRY, n=1, cutoff=0.4)
-        hint = f"did you mean {near[0]!r}?" if near else "`vagen worlds` lists them"
-        raise WorldError(f"unknown world {id!r}: {hint}")
-    module, name = spec.entry.split(":")
-    return getattr(importlib.import_module(module), name)(id=id, **spec.kwargs)
+        raise WorldError(_unknown(id))
+    return _load(spec.entry)(id=id, **spec.kwargs)
+
+
+def _find(id: str) -> WorldSpec | None:
+    if id not in _REGISTRY:
+        _load_plugins()
+    if id in _REGISTRY:
+        return _REGISTRY[id]
+    return next((_family(prefix).worlds.get(id) for prefix in _FAMILIES if id.startswith(prefix)), None)
+
+
+def _unknown(id: str) -> str:
+    prefix = next((prefix for prefix in _FAMILIES if id.startswith(prefix)), None)
+    family = _family(prefix) if prefix is not None else Family({})
+    if id in family.unsupported:
+        return f"world {id!r} does not work: {family.unsupported[id]}"
+    near = get_close_matches(id, [*_REGISTRY, *family.worlds], n=1, cutoff=0.4)
+    return f"unknown world {id!r}: " + (f"did you mean {near[0]!r}?" if near else "`vagen worlds` lists them")
+
+
+def _family(prefix: str) -> Family:
+    if prefix not in _FOUND:
+        _FOUND[prefix] = _load(_FAMILIES[prefix])(prefix)
+    return _FOUND[prefix]
+
+
+def _load(entry: str) -> Callable[..., Any]:
+    module, name = entry.split(":")
+    return getattr(importlib.import_module(module), name)
+
+
+def _load_plugins() -> None:
+    """Let other distributions register their worlds, once."""
+    global _PLUGINS_LOADED
+    if _PLUGINS_LOADED:
+        return
+    _PLUGINS_LOADED = True  # a plug-in may list worlds itself
+    for point in entry_points(group=ENTRY_POINTS):
+        before = dict(_REGISTRY)
+        try:
+            point.load()()
+        except (ImportError, AttributeError, SyntaxError, TypeError, ValueError, LookupError, OSError) as error:
+            _REGISTRY.clear()
+            _REGISTRY.update(before)
+            _PLUGINS_LOADED = False
+            raise WorldError(_broken(point, error)) from error
+
+
+def _broken(point: EntryPoint, error: BaseException) -> str:
+    origin = f"{point.dist.name} {point.dist.version}" if point.dist else "an unnamed distribution"
+    what = " ".join(f"{type(error).__name__}: {error}".split())
+    return (
+        f"worlds of {origin} cannot be registered (entry point {point.name} = {point.value}): {what}; "
+        "mend or uninstall that distribution"
+    )

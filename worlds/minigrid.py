@@ -1,49 +1,72 @@
-"""Worlds of the ``minigrid`` package, seen whole and from above, and one of our own in the same package.
+"""Worlds of the ``minigrid`` package, and one of our own in the same package.
 
-``Rooms`` is an ordinary MiniGrid environment with random inner walls, registered with gymnasium. ``MiniGrid`` makes a
-world of any MiniGrid environment whose rules are those of ``MiniGridEnv`` itself.
-
-Every content of a cell has one word (see ``_words``), and a snapshot holds the grid as such words. Box contents follow
-in parentheses, ``xr(kg)``: a red box with a green key inside. They are part of the snapshot and not of the facts.
+``Rooms`` is an ordinary MiniGrid environment with random inner walls, registered with gymnasium. ``world`` makes a
+world of any MiniGrid or BabyAI environment, seen whole from above (``MiniGrid``) or as its agent sees it
+(``Egocentric``). Where the grid and the agent are all there is to a state, its snapshot holds them as words (see
+``minigrid_cells``). Environments with rules of their own keep objects, instructions and counters that a grid does not
+show; ``Replayed`` repeats their episodes from the seed and the actions instead.
 """
 
 from __future__ import annotations
 
-from collections import deque
-from collections.abc import Mapping, Sequence
+import copy
+import io
+from collections import OrderedDict
+from collections.abc import Iterable, Sequence
+from contextlib import redirect_stdout
 from functools import lru_cache
-from types import MappingProxyType
 from typing import Any
 
 import gymnasium
 import numpy as np
+from gymnasium.envs.registration import EnvSpec, load_env_creator
+from gymnasium.spaces import Box
 from minigrid.core.actions import Actions
-from minigrid.core.constants import STATE_TO_IDX
 from minigrid.core.grid import Grid
 from minigrid.core.mission import MissionSpace
-from minigrid.core.world_object import Ball, Box, Door, Floor, Goal, Key, Lava, Wall, WorldObj
+from minigrid.core.world_object import Door, Floor, Goal, Lava, Wall
+from minigrid.envs.babyai.core.roomgrid_level import RoomGridLevel
 from minigrid.minigrid_env import MiniGridEnv
+from minigrid.utils.baby_ai_bot import BabyAIBot, DisappearedBoxError
 from numpy.typing import NDArray
 
 from worlds.board import GridWorld
-from worlds.core import BoardSchema, CellContent, Facts, Snapshot, Thing, WorldError
-from worlds.tiles import TileAtlas
+from worlds.core import Facts, Snapshot, Thing, WorldError
+from worlds.minigrid_cells import (
+    AGENT,
+    CODES,
+    EMPTY,
+    FACINGS,
+    GOAL,
+    LAVA,
+    LIT,
+    LIT_AGENT,
+    LOOKS,
+    PLAIN,
+    STEPS,
+    THINGS,
+    UNKNOWN,
+    WALL,
+    WORDS,
+    describe,
+    full_schema,
+    object_of,
+    partial_schema,
+    plain_tiles,
+    seen_of,
+    tiles,
+    visible_things,
+    visible_words,
+    word_of,
+    word_of_code,
+)
+from worlds.minigrid_rules import ALL_ACTIONS, NAVIGATION, NUMBERS, play_of
+from worlds.minigrid_rules import describe as describe_rules
+from worlds.minigrid_solver import Place, Search, distances, place_of, reach_goal, search
+from worlds.minigrid_view import MAX_SIZE, look, offsets
 
-# MiniGrid's actions in words of their own: elsewhere "left" moves the agent, here it turns.
-_NUMBERS = {
-    "turn left": Actions.left,
-    "turn right": Actions.right,
-    **{action.name: action for action in Actions if action not in (Actions.left, Actions.right)},
-}
-ALL_ACTIONS = tuple(_NUMBERS)
-NAVIGATION = ("turn left", "turn right", "forward")  # enough where nothing but walls, goals, lava and floors stands
-FACINGS = ("east", "south", "west", "north")  # by MiniGrid's direction number
-
-_STEPS = ((1, 0), (0, 1), (-1, 0), (0, -1))  # (dx, dy) by direction number
-_EMPTY, _GOAL, _LAVA = ".", "G", "L"
-_AGENTS = (">", "v", "<", "^")  # by direction number
-_COLOUR_LETTERS = {"red": "r", "green": "g", "blue": "b", "purple": "p", "yellow": "y", "grey": "e"}
-_MOVING_KINDS = (Door, Key, Ball, Box)  # objects that actions change; all others may be shared between grids
+CHECKPOINT_EVERY = 16  # steps between the copies from which episodes are replayed
+CHECKPOINTS = 64  # copies kept by a world
 
 # ------------------------------------------------------------------------------------------------------------- rooms
 
@@ -83,7 +106,7 @@ def _connected(start: tuple[int, int], goal: tuple[int, int], free: set[tuple[in
     reached, stack = {start}, [start]
     while stack:
         x, y = stack.pop()
-        for dx, dy in _STEPS:
+        for dx, dy in STEPS:
             cell = (x + dx, y + dy)
             if cell in free and cell not in reached:
                 reached.add(cell)
@@ -96,163 +119,11 @@ for _size in (6, 8):
         id=f"VAGEN-Rooms-{_size}x{_size}-v0", entry_point="worlds.minigrid:Rooms", kwargs={"size": _size}
     )
 
-# ------------------------------------------------------------------------------------------------------------- words
-
-
-def _words() -> dict[str, tuple[str, str]]:
-    """Each object's word with its (kind, detail): letters for the kind, a door's state and the colour."""
-    words = {"#": ("wall", ""), _GOAL: ("goal", ""), _LAVA: ("lava", "")}
-    for colour, letter in _COLOUR_LETTERS.items():
-        words |= {f"{kind[0]}{letter}": (kind, colour) for kind in ("floor", "key")}
-        words |= {f"o{letter}": ("ball", colour), f"x{letter}": ("box", colour)}
-        words |= {f"d{state[0]}{letter}": ("door", f"{colour} {state}") for state in STATE_TO_IDX}
-    return words
-
-
-_THINGS: Mapping[str, tuple[str, str]] = MappingProxyType(_words())
-_WORDS: Mapping[tuple[str, str], str] = MappingProxyType({thing: word for word, thing in _THINGS.items()})
-
-
-def _new_object(word: str) -> WorldObj:
-    """The object that a word without contents names."""
-    kind, detail = _THINGS[word]
-    colour, _, state = detail.partition(" ")
-    match kind:
-        case "wall":
-            return Wall()
-        case "goal":
-            return Goal()
-        case "lava":
-            return Lava()
-        case "floor":
-            return Floor(colour)
-        case "key":
-            return Key(colour)
-        case "ball":
-            return Ball(colour)
-        case "box":
-            return Box(colour)
-    return Door(colour, is_open=state == "open", is_locked=state == "locked")
-
-
-_WORD_OF_CODE = {_new_object(word).encode(): word for word in _THINGS}  # by MiniGrid's (type, colour, state)
-_SHARED = {word: thing for word in _THINGS if not isinstance(thing := _new_object(word), _MOVING_KINDS)}
-_ENTERABLE = frozenset(word for word in _THINGS if _new_object(word).can_overlap())  # besides empty cells
-
-
-def _word(thing: WorldObj | None) -> str:
-    """The word of an object, with what it contains in parentheses."""
-    if thing is None:
-        return _EMPTY
-    word = _WORD_OF_CODE.get(thing.encode())
-    if word is None:
-        raise WorldError(f"MiniGrid world: no word for a {thing.color} {thing.type}; only ordinary objects are known")
-    return f"{word}({_word(thing.contains)})" if thing.contains is not None else word
-
-
-def _thing(word: str) -> WorldObj | None:
-    """The inverse of ``_word``. Objects that no action changes are shared, which makes restoring fast."""
-    if word == _EMPTY:
-        return None
-    if word in _SHARED:
-        return _SHARED[word]
-    outer, _, contents = word.partition("(")
-    thing = _new_object(outer)
-    if contents:
-        thing.contains = _thing(contents[:-1])  # pyright: ignore[reportAttributeAccessIssue]
-    return thing
-
-
-@lru_cache(maxsize=1024)
-def _visible_words(cells: str) -> tuple[str, ...]:
-    """The word of each cell, row by row, without what boxes contain."""
-    return tuple(word.partition("(")[0] for word in cells.split())
-
-
-@lru_cache(maxsize=1024)
-def _visible_things(cells: str, width: int) -> frozenset[Thing]:
-    """Everything but the agent. Cached: all states of an episode in a static world ask for the same."""
-    return frozenset(
-        Thing(kind, cell % width, cell // width, detail)
-        for cell, word in enumerate(_visible_words(cells))
-        if word != _EMPTY
-        for kind, detail in [_THINGS[word]]
-    )
-
-
-def _schema(width: int, height: int) -> BoardSchema:
-    """All that MiniGrid can show on a board of this size: any object alone, the agent alone or where it can stand."""
-    contents: dict[str, CellContent] = {_EMPTY: (), **{word: (thing,) for word, thing in _THINGS.items()}}
-    for facing, arrow in zip(FACINGS, _AGENTS, strict=True):
-        contents[arrow] = (("agent", facing),)
-        for word in _ENTERABLE:
-            contents[arrow + word] = tuple(sorted([("agent", facing), _THINGS[word]]))
-    kinds: dict[str, tuple[str, ...]] = {"agent": FACINGS}
-    for kind in ("goal", "lava", "wall", "floor", "door", "key", "ball", "box"):
-        kinds[kind] = tuple(detail for name, detail in _THINGS.values() if name == kind)
-    return BoardSchema(width, height, kinds, {content: word for word, content in contents.items()})
-
-
-# ------------------------------------------------------------------------------------------------------------- tiles
-
-
-class _Tiles:
-    """MiniGrid's own tiles at one size, drawn when first needed: all of them would take seconds at 32 px."""
-
-    def __init__(self, size: int) -> None:
-        self.size = size
-        self._numbers: dict[tuple[str, int | None], int] = {}
-        self._tiles: list[NDArray[np.uint8]] = []
-        self._atlas: TileAtlas | None = None
-
-    def number(self, word: str, facing: int | None = None) -> int:
-        """The number of the tile that shows an object and, where ``facing`` is given, the agent."""
-        number = self._numbers.get((word, facing))
-        if number is None:
-            number = self._numbers[word, facing] = len(self._tiles)
-            self._tiles.append(Grid.render_tile(_thing(word), agent_dir=facing, tile_size=self.size))
-            self._atlas = None
-        return number
-
-    def atlas(self) -> TileAtlas:
-        """All tiles numbered so far."""
-        if self._atlas is None:
-            self._atlas = TileAtlas(np.stack(self._tiles))
-        return self._atlas
-
-
-@lru_cache(maxsize=8)
-def _tiles(size: int) -> _Tiles:
-    """The tiles at one size, shared by all worlds of a process."""
-    return _Tiles(size)
-
-
-@lru_cache(maxsize=1024)
-def _tile_numbers(cells: str, tile_size: int) -> NDArray[np.intp]:
-    """The tile of each cell without the agent, (H*W,). Not to be written to."""
-    tiles = _tiles(tile_size)
-    return np.array([tiles.number(word) for word in _visible_words(cells)], np.intp)
-
-
-# ------------------------------------------------------------------------------------------------------------- world
-
-_NAVIGATION_RULES = (
-    "The picture shows a grid seen from above; columns are counted from the left and rows from the top, both from 0. "
-    "The red triangle is the agent and points where it faces (east is right, south is down), plain grey cells are "
-    "walls, the green cell is the goal, and orange cells with waves are lava. "
-    "Turn left and turn right turn the agent by 90 degrees on the spot, and forward moves it one cell on, unless a "
-    "wall or another object stands there. "
-)
-_OBJECT_RULES = (
-    "Floors, doors, keys, balls and boxes have colours; a door is open, closed or locked. "
-    "Pickup takes the key, ball or box in front of the agent, drop puts it down there, and toggle opens or closes a "
-    "door (a locked one needs the key of its colour) or opens a box; done does nothing. "
-)
-_ENDS = "Entering lava ends the episode. Success is to reach the goal."
+# -------------------------------------------------------------------------------------------------------- full view
 
 
 class MiniGrid(GridWorld):
-    """A MiniGrid environment with a full view of its grid."""
+    """A MiniGrid environment whose states are its grid and its agent, seen whole and from above."""
 
     def __init__(
         self,
@@ -260,15 +131,18 @@ class MiniGrid(GridWorld):
         env_id: str,
         tile_size: int = 8,
         max_steps: int | None = None,
-        actions: tuple[str, ...] = NAVIGATION,
+        actions: tuple[str, ...] | None = None,
     ) -> None:
-        """``actions`` is a choice from ``ALL_ACTIONS``; ``max_steps`` defaults to the environment's."""
+        """``actions`` is a choice from ``ALL_ACTIONS``, by default those that do something in the environment.
+
+        ``max_steps`` defaults to the environment's.
+        """
+        self.env = self._make_env(id, env_id, max_steps)
+        self._play = play_of(self.env)
+        actions = self._play.actions if actions is None else actions
         unknown = [action for action in actions if action not in ALL_ACTIONS]
         if unknown or not actions:
             raise WorldError(f"world {id}: unknown actions {unknown}; choose from {', '.join(ALL_ACTIONS)}")
-        self.env = _make_env(id, env_id)
-        if max_steps is not None:
-            self.env.max_steps = max_steps  # the environment's reward depends on it too
         super().__init__(
             id,
             width=self.env.width,
@@ -277,21 +151,43 @@ class MiniGrid(GridWorld):
             actions=actions,
             max_steps=self.env.max_steps,
         )
-        self.schema = _schema(self.width, self.height)
-        self._numbers = tuple(_NUMBERS[action] for action in actions)
-        self._static = set(actions) <= {*NAVIGATION, "done"}  # no action changes the grid
-        self.fully_visible = "pickup" not in actions  # what the agent carries is not drawn
+        self.env_id = env_id
+        self.schema = full_schema(self.width, self.height)
+        self.deterministic = not self._play.wanders
+        self.fully_visible = not self._play.hides
         self.visible_reward = False  # it falls with the steps taken
-        self.rules = _NAVIGATION_RULES + ("" if self._static else _OBJECT_RULES) + _ENDS
+        self.has_solver = self._play.task is not None and set(actions) <= set(self._play.actions)
+        self.rules = describe_rules(self.env, actions, None)
+        self._numbers = tuple(NUMBERS[action] for action in actions)
+        self._static = set(actions) <= {*NAVIGATION, "done"} and not self._play.wanders  # no action changes the grid
+
+    def _make_env(self, id: str, env_id: str, max_steps: int | None) -> MiniGridEnv:
+        env = _make_env(id, env_id, max_steps)
+        if type(env).step is not MiniGridEnv.step:
+            raise WorldError(
+                f"world {id}: {env_id} has rules of its own (it overrides step), whose state a snapshot of the grid "
+                "lacks; take worlds.minigrid:world, which replays its episodes"
+            )
+        return env
+
+    @property
+    def layout_source(self) -> tuple[Any, ...]:
+        return ("minigrid", self.env_id)
+
+    # -------------------------------------------------------------------------------------------------- the episode
 
     def start(self, layout_seed: int) -> None:
-        self.env.reset(seed=layout_seed)
-        self._cells = self._first_cells = self._read_cells()
+        with redirect_stdout(io.StringIO()):  # BabyAI prints when it draws a level anew
+            self.env.reset(seed=layout_seed)
+        self.max_steps = self.env.max_steps
+        self._words = self._read_words()
+        self._first_cells = self._cells
 
     def advance(self, action: int) -> float:
-        _, reward, _, _, _ = self.env.step(self._numbers[action])
-        if self._numbers[action] > Actions.forward:  # turning and walking leave the grid as it is
-            self._cells = self._read_cells()
+        number = self._numbers[action]
+        _, reward, _, _, _ = self.env.step(number)
+        if number > Actions.forward:  # turning and walking leave the grid as it is
+            self._read_front()
         return float(reward)
 
     @property
@@ -300,65 +196,157 @@ class MiniGrid(GridWorld):
 
     @property
     def terminated(self) -> bool:
-        return self._ground() in (_GOAL, _LAVA)
+        return self._ground() in (GOAL, LAVA)
 
     @property
     def success(self) -> bool:
-        return self._ground() == _GOAL
+        return self._ground() == GOAL
 
     def snapshot(self) -> dict[str, Any]:
-        x, y = self.env.agent_pos
-        snapshot: dict[str, Any] = {
-            "cells": self._cells,
-            "x": int(x),
-            "y": int(y),
-            "direction": int(self.env.agent_dir),
-            "carrying": _word(self.env.carrying),
-            "steps": self.env.step_count,
-            "mission": self.env.mission,
-        }
+        snapshot = {**self._visible_state(), "steps": self.env.step_count}
         if not self._static:
             snapshot["first_cells"] = self._first_cells
         return snapshot
 
     def restore(self, snapshot: Snapshot) -> None:
         env = self.env
-        self._cells = snapshot["cells"]
+        self._words = snapshot["cells"].split()
         self._first_cells = snapshot.get("first_cells", self._cells)
         env.grid = Grid(self.width, self.height)
-        env.grid.grid = [_thing(word) for word in self._cells.split()]
+        env.grid.grid = [object_of(word) for word in self._words]
         env.agent_pos = (snapshot["x"], snapshot["y"])
         env.agent_dir = snapshot["direction"]
-        env.carrying = _thing(snapshot["carrying"])
+        env.carrying = object_of(snapshot["carrying"])
         env.step_count = snapshot["steps"]
         env.mission = snapshot["mission"]
 
-    def layout(self, snapshot: Snapshot) -> str:
+    def _visible_state(self) -> dict[str, Any]:
+        x, y = self.env.agent_pos
+        return {
+            "cells": self._cells,
+            "x": int(x),
+            "y": int(y),
+            "direction": int(self.env.agent_dir),
+            "carrying": word_of(self.env.carrying),
+            "mission": self.env.mission,
+        }
+
+    def _read_words(self) -> list[str]:
+        return [word_of(thing) for thing in self.env.grid.grid]
+
+    def _read_front(self) -> None:
+        """The only cell that pickup, drop and toggle can change is the one in front of the agent."""
+        x, y = (int(place) for place in self.env.front_pos)
+        self._words[y * self.width + x] = word_of(self.env.grid.get(x, y))
+
+    @property
+    def _cells(self) -> str:
+        return " ".join(self._words)
+
+    def _ground(self) -> str:
+        """The word of what the agent stands on."""
+        x, y = self.env.agent_pos
+        return self._words[y * self.width + x]
+
+    # ------------------------------------------------------------------------------------------------- what is seen
+
+    def layout(self, snapshot: Snapshot) -> Any:
         return snapshot["cells"] if self._static else snapshot["first_cells"]
+
+    def mission(self, snapshot: Snapshot) -> str:
+        return snapshot["mission"] if self._play.mission else ""
+
+    def inventory(self, snapshot: Snapshot) -> str:
+        held = seen_of(snapshot["carrying"])
+        return "" if held == EMPTY else f"a {describe(held)}"
 
     def facts(self, snapshot: Snapshot) -> Facts:
         agent = Thing("agent", snapshot["x"], snapshot["y"], FACINGS[snapshot["direction"]])
-        return Facts(_visible_things(snapshot["cells"], self.width).union((agent,)))
+        return Facts(visible_things(snapshot["cells"], self.width).union((agent,)))
 
     def render_states(self, snapshots: Sequence[Snapshot]) -> NDArray[np.uint8]:
-        tiles = _tiles(self.tile_size)
-        index = np.empty((len(snapshots), self.height * self.width), np.intp)  # (B, H*W)
-        for row, snapshot in zip(index, snapshots, strict=True):
-            cells = snapshot["cells"]
-            row[:] = _tile_numbers(cells, self.tile_size)
-            agent = snapshot["y"] * self.width + snapshot["x"]
-            row[agent] = tiles.number(_visible_words(cells)[agent], snapshot["direction"])
-        return tiles.atlas().render(index.reshape(-1, self.height, self.width))
+        numbers = np.empty((len(snapshots), self.height * self.width), np.intp)  # (B, H*W)
+        for row, snapshot in zip(numbers, snapshots, strict=True):
+            row[:] = plain_tiles(snapshot["cells"])
+            row[snapshot["y"] * self.width + snapshot["x"]] += AGENT - PLAIN + snapshot["direction"]
+        return tiles(self.tile_size).render(numbers.reshape(-1, self.height, self.width))
+
+    def foreseeable(self, snapshot: Snapshot, action: int) -> bool:
+        if self._play.hides and self._numbers[action] == Actions.toggle:
+            return not self._front_word(snapshot).startswith("x")  # a box, which may hold something
+        return self.deterministic
+
+    def _front_word(self, snapshot: Snapshot) -> str:
+        dx, dy = STEPS[snapshot["direction"]]
+        return visible_words(snapshot["cells"])[(snapshot["y"] + dy) * self.width + snapshot["x"] + dx]
+
+    def realise(self, facts: Facts, like: Snapshot) -> dict[str, Any] | None:
+        if not self.schema.allows(facts):
+            return None
+        words = [EMPTY] * (self.width * self.height)
+        agents: list[Thing] = []
+        for thing in facts.things:
+            if thing.kind == "agent":
+                agents.append(thing)
+            else:
+                words[thing.y * self.width + thing.x] = WORDS[thing.kind, thing.detail]
+        if len(agents) != 1:
+            return None
+        agent = agents[0]
+        pose = {"x": agent.x, "y": agent.y, "direction": FACINGS.index(agent.detail)}
+        realised = self._rearranged(like, words, pose)
+        return realised if self.facts(realised) == facts else None
+
+    def _rearranged(self, like: Snapshot, words: list[str], changes: dict[str, Any]) -> dict[str, Any]:
+        """``like`` with other visible words on its board, and other ``changes``; boxes hold what they held."""
+        before = like["cells"].split()
+        after = [word for word, _ in _arrange(before, words)]
+        return {**like, **changes, "cells": " ".join(after)}
+
+    # ------------------------------------------------------------------------------------------------- what is best
 
     def optimal_actions(self, snapshot: Snapshot) -> tuple[int, ...]:
-        """Shortest ways by turning and walking alone: closed doors and objects are in the way."""
+        self._require_solver()
+        if self._ended(snapshot):
+            return ()
+        if self._walks_to_goal:
+            return self._way_to_goal(snapshot)
+        best = self._search(snapshot).optimal_actions(self._place(snapshot))
+        return tuple(i for i, number in enumerate(self._numbers) if number in best)
+
+    def steps_to_go(self, snapshot: Snapshot) -> int | None:
+        """Lava and other ends without success are no place to go on from."""
+        self._require_solver()
+        if self._ended(snapshot):
+            return 0 if self._succeeded(snapshot) else None
+        if self._walks_to_goal:
+            cell = snapshot["y"] * self.width + snapshot["x"]
+            return distances(snapshot["cells"], self.width).get((cell, snapshot["direction"]))
+        return self._search(snapshot).steps_to_go(self._place(snapshot))
+
+    def _require_solver(self) -> None:
+        if not self.has_solver:
+            raise WorldError(f"world {self.id} has no solver: shortest ways to success are not known")
+
+    @property
+    def _walks_to_goal(self) -> bool:
+        return self._static and self._play.task is reach_goal
+
+    def _ended(self, snapshot: Snapshot) -> bool:
+        ground = visible_words(snapshot["cells"])[snapshot["y"] * self.width + snapshot["x"]]
+        return ground in (GOAL, LAVA)
+
+    def _succeeded(self, snapshot: Snapshot) -> bool:
+        return visible_words(snapshot["cells"])[snapshot["y"] * self.width + snapshot["x"]] == GOAL
+
+    def _way_to_goal(self, snapshot: Snapshot) -> tuple[int, ...]:
         far = distances(snapshot["cells"], self.width)
         cell = snapshot["y"] * self.width + snapshot["x"]
         direction = snapshot["direction"]
         left = far.get((cell, direction), 0) - 1
         if left < 0:
             return ()
-        dx, dy = _STEPS[direction]
+        dx, dy = STEPS[direction]
         after = {
             Actions.left: (cell, (direction - 1) % 4),
             Actions.right: (cell, (direction + 1) % 4),
@@ -366,66 +354,429 @@ class MiniGrid(GridWorld):
         }
         return tuple(i for i, action in enumerate(self._numbers) if action in after and far.get(after[action]) == left)
 
-    def steps_to_go(self, snapshot: Snapshot) -> int | None:
-        """By turning and walking alone, as in ``optimal_actions``; lava is no place to go on from."""
-        cell = snapshot["y"] * self.width + snapshot["x"]
-        return distances(snapshot["cells"], self.width).get((cell, snapshot["direction"]))
+    def _search(self, snapshot: Snapshot) -> Search:
+        task = self._play.task
+        assert task is not None, "asked only of worlds with a solver"
+        first = snapshot["cells"] if self._static else snapshot["first_cells"]
+        numbers = tuple(int(number) for number in self._numbers)
+        return search(task, first, self.width, snapshot["mission"], numbers)
 
-    def realise(self, facts: Facts, like: Snapshot) -> dict[str, Any] | None:
-        if not self.schema.allows(facts):
-            return None
-        words = [_EMPTY] * (self.width * self.height)
-        agents: list[Thing] = []
-        for thing in facts.things:
-            if thing.kind == "agent":
-                agents.append(thing)
-            else:
-                words[thing.y * self.width + thing.x] = _WORDS[thing.kind, thing.detail]
-        if len(agents) != 1:
-            return None
-        # What a box contains is not seen: a box that stands where it stood contains what it contained.
-        before = like["cells"].split()
-        cells = [old if old.partition("(")[0] == new else new for old, new in zip(before, words, strict=True)]
-        agent = agents[0]
-        return {**like, "cells": " ".join(cells), "x": agent.x, "y": agent.y, "direction": FACINGS.index(agent.detail)}
-
-    def _read_cells(self) -> str:
-        return " ".join(_word(thing) for thing in self.env.grid.grid)
-
-    def _ground(self) -> str:
-        """The word of what the agent stands on."""
-        x, y = self.env.agent_pos
-        return _word(self.env.grid.get(x, y))
-
-
-def _make_env(id: str, env_id: str) -> MiniGridEnv:
-    """The environment without wrappers and without its own observation, which nobody here looks at."""
-    env = gymnasium.make(env_id, disable_env_checker=True).unwrapped
-    if not isinstance(env, MiniGridEnv):
-        raise WorldError(f"world {id}: {env_id} is not a MiniGrid environment")
-    if type(env).step is not MiniGridEnv.step:
-        raise WorldError(
-            f"world {id}: {env_id} has rules of its own (it overrides step), whose state a snapshot of the grid lacks"
+    def _place(self, snapshot: Snapshot) -> Place:
+        carried = seen_of(snapshot["carrying"])
+        return place_of(
+            snapshot["cells"], self.width, snapshot["x"], snapshot["y"], snapshot["direction"], carried
         )
+
+
+def _make_env(id: str, env_id: str, max_steps: int | None) -> MiniGridEnv:
+    """The environment without wrappers and without its own observation, which nobody here looks at."""
+    limit = {} if max_steps is None else {"max_steps": max_steps}  # the environment's reward depends on it too
+    made = gymnasium.spec(env_id)
+    env_class = _class_of(made)
+    if not issubclass(env_class, MiniGridEnv):
+        raise WorldError(f"world {id}: {env_id} is not a MiniGrid environment")
+    env = env_class(**{**made.kwargs, **limit})
+    env.spec = made
     # MiniGridEnv.step ends by encoding the agent's partial view, several times dearer than the step itself. The view
     # does not feed back into the dynamics, so it is left out.
     env.gen_obs = dict  # type: ignore[method-assign]
+    if env.max_steps < 1:  # BabyAI sets it anew in every episode
+        with redirect_stdout(io.StringIO()):
+            env.reset(seed=0)
     return env
 
 
-@lru_cache(maxsize=128)
-def distances(cells: str, width: int) -> Mapping[tuple[int, int], int]:
-    """Turns and moves to the nearest goal, by (cell, direction); poses that cannot reach one are left out."""
-    words = _visible_words(cells)
-    free = {i for i, word in enumerate(words) if word == _EMPTY or (word in _ENTERABLE and word not in (_GOAL, _LAVA))}
-    far = {(i, direction): 0 for i, word in enumerate(words) if word == _GOAL for direction in range(4)}
-    queue = deque(far)
-    while queue:
-        cell, direction = pose = queue.popleft()
-        dx, dy = _STEPS[direction]
-        before = [(cell - dy * width - dx, direction), (cell, (direction + 1) % 4), (cell, (direction - 1) % 4)]
-        for earlier in before:
-            if earlier not in far and earlier[0] in free:  # the episode ends at goals and in lava
-                far[earlier] = far[pose] + 1
-                queue.append(earlier)
-    return far
+def _class_of(spec: EnvSpec) -> type:
+    return load_env_creator(spec.entry_point) if isinstance(spec.entry_point, str) else type(spec.entry_point)
+
+
+def _arrange(before: list[str], wanted: list[str]) -> list[tuple[str, int | None]]:
+    """Move the things on a board so that ``wanted`` is seen on each cell.
+
+    Returns each cell's whole word, box contents included, and the cell it comes from; ``None`` where it is new. What
+    need not move does not, and what is moved comes from the first cell that can spare it.
+    """
+    spare: dict[str, list[int]] = {}
+    for cell, (old, new) in enumerate(zip(before, wanted, strict=True)):
+        if seen_of(old) != new:
+            spare.setdefault(seen_of(old), []).append(cell)
+    arranged: list[tuple[str, int | None]] = []
+    for cell, (old, new) in enumerate(zip(before, wanted, strict=True)):
+        if seen_of(old) == new:
+            arranged.append((old, cell))
+        elif new != EMPTY and spare.get(new):
+            source = spare[new].pop(0)
+            arranged.append((before[source], source))
+        else:
+            arranged.append((new, None))
+    return arranged
+
+
+# ------------------------------------------------------------------------------------------- rules of their own
+
+
+class Replayed(MiniGrid):
+    """A MiniGrid environment with rules of its own; restored by repeating its episode from the seed and the actions.
+
+    A snapshot holds ``seed`` and ``past`` (one digit per action, MiniGrid's number) beside what there is to see. States
+    that were imagined by ``realise`` add ``imagined``: after how many actions which board and pose were put in place.
+    """
+
+    def __init__(self, *args: Any, **kwargs: Any) -> None:
+        super().__init__(*args, **kwargs)
+        self._checkpoints: OrderedDict[tuple[int, str, str], MiniGridEnv] = OrderedDict()
+        self._adviser: _Adviser | None = None
+
+    def _make_env(self, id: str, env_id: str, max_steps: int | None) -> MiniGridEnv:
+        return _make_env(id, env_id, max_steps)
+
+    def start(self, layout_seed: int) -> None:
+        super().start(layout_seed)
+        self._seed, self._past, self._imagined = layout_seed, "", []
+        self._terminated = self._success = False
+        self._layout = self._static_layout()
+
+    def advance(self, action: int) -> float:
+        number = int(self._numbers[action])
+        _, reward, self._terminated, _, _ = self.env.step(number)
+        self._success = self._terminated and reward > 0
+        self._past += str(number)
+        if self._play.wanders:
+            self._words = self._read_words()
+        elif number > Actions.forward:
+            self._read_front()
+        return float(reward)
+
+    @property
+    def terminated(self) -> bool:
+        return self._terminated
+
+    @property
+    def success(self) -> bool:
+        return self._success
+
+    def snapshot(self) -> dict[str, Any]:
+        snapshot = {
+            "seed": self._seed,
+            "past": self._past,
+            **self._visible_state(),
+            "layout": self._layout,
+            "terminated": self._terminated,
+            "success": self._success,
+        }
+        if self._imagined:
+            snapshot["imagined"] = self._imagined
+        return snapshot
+
+    def restore(self, snapshot: Snapshot) -> None:
+        seed, past, imagined = snapshot["seed"], snapshot["past"], list(snapshot.get("imagined", []))
+        self.env = self._env_at(seed, past, imagined)
+        self.max_steps = self.env.max_steps
+        self._seed, self._past, self._imagined = seed, past, imagined
+        self._words = snapshot["cells"].split()
+        self._layout = snapshot["layout"]
+        self._terminated, self._success = snapshot["terminated"], snapshot["success"]
+
+    def layout(self, snapshot: Snapshot) -> Any:
+        return snapshot["layout"]
+
+    def _static_layout(self) -> list[str]:
+        """The first board and what is asked for. Objects that move by themselves are as little static as the agent."""
+        words = [EMPTY if self._play.wanders and word.startswith("o") else word for word in self._words]
+        return [" ".join(words), self.env.mission if self._play.mission else ""]
+
+    def _ended(self, snapshot: Snapshot) -> bool:
+        return snapshot["terminated"]
+
+    def _succeeded(self, snapshot: Snapshot) -> bool:
+        return snapshot["success"]
+
+    def _search(self, snapshot: Snapshot) -> Search:
+        task = self._play.task
+        assert task is not None, "asked only of worlds with a solver"
+        numbers = tuple(int(number) for number in self._numbers)
+        return search(task, snapshot["layout"][0], self.width, snapshot["mission"], numbers)
+
+    def _rearranged(self, like: Snapshot, words: list[str], changes: dict[str, Any]) -> dict[str, Any]:
+        realised = super()._rearranged(like, words, changes)
+        if realised == like:
+            return realised
+        after = len(like["past"])
+        imagined = [entry for entry in like.get("imagined", []) if entry["after"] < after]
+        shown = {key: realised[key] for key in ("cells", "x", "y", "direction", "carrying")}
+        realised |= {"imagined": [*imagined, {"after": after, **shown}], "terminated": False, "success": False}
+        return realised
+
+    # ---------------------------------------------------------------------------------------------------- replaying
+
+    def _env_at(self, seed: int, past: str, imagined: list[dict[str, Any]]) -> MiniGridEnv:
+        """The environment after the actions ``past``; the caller's own.
+
+        Steps on from where the world is, if that lies a little before, else from the nearest checkpoint.
+        """
+        ahead = len(past) - len(self._past) if self._is_on(seed, past, imagined) else CHECKPOINT_EVERY
+        if 0 <= ahead < CHECKPOINT_EVERY:
+            env, done = self.env, len(self._past)
+        else:
+            env, done = self._nearest(seed, past, imagined)
+        for number in range(done, len(past)):
+            if number % CHECKPOINT_EVERY == 0:
+                self._keep(seed, past[:number], imagined, env)
+            env.step(int(past[number]))
+        return env
+
+    def _is_on(self, seed: int, past: str, imagined: list[dict[str, Any]]) -> bool:
+        """Whether the world's present state lies on the way to another one."""
+        on_it = getattr(self, "_seed", None) == seed and past.startswith(self._past) and imagined == self._imagined
+        return on_it and not self._terminated
+
+    def _nearest(self, seed: int, past: str, imagined: list[dict[str, Any]]) -> tuple[MiniGridEnv, int]:
+        """A copy of the environment at a point before ``past``'s end, and how many actions it has had."""
+        first = imagined[-1]["after"] if imagined else 0
+        for number in range(len(past) // CHECKPOINT_EVERY * CHECKPOINT_EVERY, first - 1, -CHECKPOINT_EVERY):
+            kept = self._checkpoints.get((seed, past[:number], str(imagined)))
+            if kept is not None:
+                self._checkpoints.move_to_end((seed, past[:number], str(imagined)))
+                return _copy_of(kept), number
+        if not imagined:
+            env = _copy_of(self.env)
+            with redirect_stdout(io.StringIO()):
+                env.reset(seed=seed)
+            return env, 0
+        env = _copy_of(self._env_at(seed, past[:first], imagined[:-1]))
+        _put_in_place(env, imagined[-1])
+        return env, first
+
+    def _keep(self, seed: int, past: str, imagined: list[dict[str, Any]], env: MiniGridEnv) -> None:
+        key = (seed, past, str(imagined))
+        if key not in self._checkpoints:
+            self._checkpoints[key] = _copy_of(env)
+            if len(self._checkpoints) > CHECKPOINTS:
+                self._checkpoints.popitem(last=False)
+
+    # --------------------------------------------------------------------------------------------------------- expert
+
+    def expert_actions(self, snapshot: Snapshot) -> tuple[int, ...]:
+        """Optimal actions, or in BabyAI levels the one that the package's own bot takes."""
+        if self.has_solver or not isinstance(self.env, RoomGridLevel):
+            return super().expert_actions(snapshot)
+        seed, past = snapshot["seed"], snapshot["past"]
+        if snapshot["terminated"] or snapshot.get("imagined"):
+            return ()
+        if self._adviser is None or not self._adviser.is_on(seed, past):
+            with redirect_stdout(io.StringIO()):
+                env = _copy_of(self.env)
+                env.reset(seed=seed)
+            self._adviser = _Adviser(env, seed)
+        advice = self._adviser.advise(past)
+        return tuple(i for i, number in enumerate(self._numbers) if number == advice)
+
+
+class _Adviser:
+    """MiniGrid's BabyAI bot, which must see an episode from its beginning."""
+
+    def __init__(self, env: MiniGridEnv, seed: int) -> None:
+        self._env, self._seed, self._past = env, seed, ""
+        self._bot: BabyAIBot | None = BabyAIBot(env)
+        self._advice = self._ask(None)
+
+    def is_on(self, seed: int, past: str) -> bool:
+        return seed == self._seed and past.startswith(self._past)
+
+    def advise(self, past: str) -> int | None:
+        """The bot's action after the actions ``past``; ``None`` once it has given up."""
+        for digit in past[len(self._past) :]:
+            self._env.step(int(digit))
+            self._advice = self._ask(int(digit))
+        self._past = past
+        return self._advice
+
+    def _ask(self, taken: int | None) -> int | None:
+        if self._bot is None:
+            return None
+        try:
+            return int(self._bot.replan(taken))
+        except (DisappearedBoxError, AssertionError, AttributeError, TypeError, IndexError):
+            self._bot = None  # the bot does not understand the situation, which it says in many ways
+            return None
+
+
+def _copy_of(env: MiniGridEnv) -> MiniGridEnv:
+    """An independent copy in the same state. What never changes within an episode is shared."""
+    twin = copy.copy(env)
+    memo: dict[int, Any] = {id(env): twin, id(env.gen_obs): env.gen_obs}
+    for thing in env.grid.grid:
+        if isinstance(thing, (Wall, Floor, Goal, Lava)):
+            memo[id(thing)] = thing
+    for shared in (env.spec, env.action_space, env.observation_space):
+        memo[id(shared)] = shared
+    twin.__dict__ = {name: copy.deepcopy(value, memo) for name, value in vars(env).items()}
+    return twin
+
+
+def _put_in_place(env: MiniGridEnv, imagined: dict[str, Any]) -> None:
+    """Change what is seen of an environment. Things keep their identity where they can, doors always."""
+    old = list(env.grid.grid)
+    wanted = [seen_of(word) for word in imagined["cells"].split()]
+    for cell, (word, source) in enumerate(_arrange([word_of(thing) for thing in old], wanted)):
+        if source == cell:
+            continue
+        here = old[cell]
+        thing = old[source] if source is not None else object_of(word)
+        if isinstance(here, Door) and isinstance(thing, Door) and here.color == thing.color:
+            here.is_open, here.is_locked = thing.is_open, thing.is_locked
+            continue
+        env.grid.grid[cell] = thing
+        if thing is not None:
+            thing.cur_pos = (cell % env.width, cell // env.width)
+    if seen_of(word_of(env.carrying)) != seen_of(imagined["carrying"]):
+        env.carrying = object_of(imagined["carrying"])
+    env.agent_pos, env.agent_dir = (imagined["x"], imagined["y"]), imagined["direction"]
+    if isinstance(env, RoomGridLevel):
+        env.update_objs_poss()
+
+
+# ------------------------------------------------------------------------------------------------------ partial view
+
+
+class Egocentric(MiniGrid):
+    """Any of the above as its agent sees it: MiniGrid's own point-of-view image, and facts in its coordinates."""
+
+    def __init__(self, id: str, env_id: str, tile_size: int = 8, **kwargs: Any) -> None:
+        super().__init__(id, env_id, tile_size, **kwargs)
+        size = self.env.agent_view_size
+        if size > MAX_SIZE:
+            raise WorldError(f"world {id}: its view is {size} cells wide; at most {MAX_SIZE} can be drawn")
+        self.view = "partial"
+        self.view_size = size
+        self.schema = partial_schema(size)
+        self.observation_space = Box(0, 255, (size * tile_size, size * tile_size, 3), np.uint8)
+        self.fully_visible = False
+        self.rules = describe_rules(self.env, self.actions, size)
+        self._agent = size * (size - 1) + size // 2  # its cell in the view, always the same
+
+    def inventory(self, snapshot: Snapshot) -> str:
+        return ""  # it is drawn
+
+    def facts(self, snapshot: Snapshot) -> Facts:
+        return Facts(_view_things(self._view(snapshot), self.view_size))
+
+    def render_states(self, snapshots: Sequence[Snapshot]) -> NDArray[np.uint8]:
+        size = self.view_size
+        if not snapshots:
+            return np.empty((0, *(self.observation_space.shape or ())), np.uint8)
+        poses = np.array([(s["x"], s["y"], s["direction"]) for s in snapshots], np.intp)
+        boards = [s["cells"] for s in snapshots]
+        codes, seen = look(boards, self.width, poses, size, self.env.see_through_walls)
+        codes[:, self._agent] = [CODES[seen_of(s["carrying"])] for s in snapshots]
+        numbers = np.where(seen, codes.astype(np.intp) * LOOKS + LIT, CODES[EMPTY] * LOOKS + PLAIN)
+        numbers[:, self._agent] += LIT_AGENT - LIT
+        return tiles(self.tile_size).render(numbers.reshape(-1, size, size))
+
+    def belief(self, seen: Sequence[Snapshot], asked: Snapshot) -> Facts:
+        """The agent's view at ``asked`` as far as it follows from the images of ``seen``.
+
+        A cell is known if any of them shows that place of the board; then its content is the one at ``asked``, which
+        follows from the actions between. What the agent carries is known once anything like it was seen. Where things
+        move by themselves, their present places are told nevertheless.
+        """
+        known: set[tuple[int, int]] = set()
+        shown: set[str] = {EMPTY}
+        for snapshot in seen:
+            view = self._view(snapshot)
+            known.update(place for place, word in zip(self._places(snapshot), view, strict=True) if word != UNKNOWN)
+            shown.update(view)
+        words = []
+        for cell, (x, y) in enumerate(self._places(asked)):
+            if cell == self._agent:
+                held = seen_of(asked["carrying"])
+                words.append(held if held in shown else UNKNOWN)
+            else:
+                words.append(self._word_at(asked, x, y) if (x, y) in known else UNKNOWN)
+        return Facts(_view_things(tuple(words), self.view_size))
+
+    def realise(self, facts: Facts, like: Snapshot) -> dict[str, Any] | None:
+        """The agent stands where it stands in ``like``, and the cells that are unknown are as they are there."""
+        if not self.schema.allows(facts):
+            return None
+        words = list(visible_words(like["cells"]))
+        shown = _view_words(facts, self.view_size)
+        if shown is None:
+            return None
+        for cell, (word, (x, y)) in enumerate(zip(shown, self._places(like), strict=True)):
+            inside = 0 <= x < self.width and 0 <= y < self.height
+            if cell != self._agent and word != UNKNOWN and inside:
+                words[y * self.width + x] = word
+        held = shown[self._agent]
+        carried = like["carrying"] if seen_of(like["carrying"]) == held else held
+        if held == UNKNOWN:
+            return None
+        realised = self._rearranged(like, words, {"carrying": carried})
+        return realised if self.facts(realised) == facts else None
+
+    def _view(self, snapshot: Snapshot) -> tuple[str, ...]:
+        """The visible word of each cell of the view, row by row, with what the agent carries in its own cell."""
+        pose = (snapshot["x"], snapshot["y"], snapshot["direction"])
+        words = _view(snapshot["cells"], self.width, pose, self.view_size, self.env.see_through_walls)
+        return (*words[: self._agent], seen_of(snapshot["carrying"]), *words[self._agent + 1 :])
+
+    def _places(self, snapshot: Snapshot) -> Iterable[tuple[int, int]]:
+        """Where each cell of the view lies on the board, or beyond its edges."""
+        x, y = snapshot["x"], snapshot["y"]
+        return [(x + dx, y + dy) for dx, dy in offsets(self.view_size)[snapshot["direction"]].tolist()]
+
+    def _word_at(self, snapshot: Snapshot, x: int, y: int) -> str:
+        if 0 <= x < self.width and 0 <= y < self.height:
+            return visible_words(snapshot["cells"])[y * self.width + x]
+        return WALL
+
+
+class EgocentricReplayed(Egocentric, Replayed):
+    """An environment with rules of its own, as its agent sees it."""
+
+
+@lru_cache(maxsize=4096)
+def _view(cells: str, width: int, pose: tuple[int, int, int], size: int, through_walls: bool) -> tuple[str, ...]:
+    """One agent's view as visible words."""
+    codes, seen = look([cells], width, np.array([pose], np.intp), size, through_walls)
+    return tuple(word_of_code(code) if shown else UNKNOWN for code, shown in zip(codes[0], seen[0], strict=True))
+
+
+@lru_cache(maxsize=4096)
+def _view_things(words: tuple[str, ...], size: int) -> frozenset[Thing]:
+    """The things in a view, the agent included."""
+    agent = Thing("agent", size // 2, size - 1)
+    return frozenset(
+        Thing(kind, cell % size, cell // size, detail)
+        for cell, word in enumerate(words)
+        if word != EMPTY
+        for kind, detail in [("unknown", "") if word == UNKNOWN else THINGS[word]]
+    ).union((agent,))
+
+
+def _view_words(facts: Facts, size: int) -> list[str] | None:
+    """The inverse of ``_view_things``; ``None`` where the agent is not in its place."""
+    words = [EMPTY] * (size * size)
+    agents: list[Thing] = []
+    for thing in facts.things:
+        if thing.kind == "agent":
+            agents.append(thing)
+        else:
+            word = UNKNOWN if thing.kind == "unknown" else WORDS[thing.kind, thing.detail]
+            words[thing.y * size + thing.x] = word
+    return words if agents == [Thing("agent", size // 2, size - 1)] else None
+
+
+# -------------------------------------------------------------------------------------------------------- any of them
+
+
+def world(id: str, env_id: str, partial: bool = False, **kwargs: Any) -> MiniGrid:
+    """A world of any MiniGrid environment, seen whole or ``partial``; other settings as for :class:`MiniGrid`."""
+    own_rules = _class_of(gymnasium.spec(env_id)).step is not MiniGridEnv.step
+    kinds = {
+        (False, False): MiniGrid,
+        (False, True): Replayed,
+        (True, False): Egocentric,
+        (True, True): EgocentricReplayed,
+    }
+    return kinds[partial, own_rules](id, env_id, **kwargs)

@@ -27,6 +27,11 @@ class TileAtlas:
         # (K*t, t*3), one row of px each; bytes, because gathering floats into bytes takes forty times as long.
         self._rows = np.ascontiguousarray(tiles, np.uint8).reshape(count * size, size * 3)
 
+    def put(self, number: int, tile: NDArray[np.uint8]) -> None:
+        """Replace a tile, (t, t, 3)."""
+        size = self.tile_size
+        self._rows[number * size : (number + 1) * size] = tile.reshape(size, size * 3)
+
     def render(self, index: NDArray[np.integer]) -> NDArray[np.uint8]:
         """The images (B, H*t, W*t, 3) of boards given as tile numbers (B, H, W)."""
         if index.size and not 0 <= index.min() <= index.max() < self.count:
