@@ -108,6 +108,7 @@ def _parser() -> argparse.ArgumentParser:
     _processes(verb)
 
     verb = _verb(verbs, "worlds", _worlds, "list the worlds, or draw one")
+    verb.add_argument("--all", action="store_true", help="also every environment of MiniGrid and BabyAI")
     verb.add_argument("--draw", metavar="WORLD", help="write a sheet of random states of this world")
     verb.add_argument("--output", type=Path, default=Path("worlds.png"))
 
@@ -288,17 +289,34 @@ def _quickstart(args: argparse.Namespace, overrides: list[str]) -> int:
 
 
 def _worlds(args: argparse.Namespace, _: list[str]) -> int:
-    from worlds import make, registered
-
     if args.draw is None:
-        for id in registered():
-            world = make(id)
-            print(f"{id:<30} actions: {', '.join(world.actions)}")
+        _list_worlds(args.all)
         return 0
     from vagen.evaluate.sheet import draw_sheet
 
     print(draw_sheet(args.draw, args.output))
     return 0
+
+
+def _list_worlds(every: bool) -> None:
+    """One line per world as soon as it is known; last the ones that do not work."""
+    from worlds import MIN_LAYOUTS, available, make, registered, unsupported
+
+    ids = available() if every else registered()
+    width = max(map(len, ids))
+    print(f"{'world':<{width}}  {'pixels':<9} {'view':<8} {'solver':<7} {'layouts':<8} actions")
+    for id in ids:
+        world = make(id)
+        height, pixels, _ = world.observation_space.shape or (0, 0, 0)
+        size = f"{pixels} x {height}"
+        layouts = world.layouts()
+        enough = f"≥ {MIN_LAYOUTS}" if layouts >= MIN_LAYOUTS else str(layouts)
+        solver = "yes" if world.has_solver else "no"
+        actions = ", ".join(world.actions)
+        print(f"{id:<{width}}  {size:<9} {world.view:<8} {solver:<7} {enough:<8} {actions}", flush=True)
+    if every:
+        for id, reason in unsupported().items():
+            print(f"{id:<{width}}  does not work: {reason}")
 
 
 def _collect(args: argparse.Namespace, overrides: list[str]) -> int:

@@ -131,6 +131,10 @@ class GridWorld(World):
         return self.render_states([self.snapshot()])[0]
 
 
+_MOVERS = ("", "box", "agent")
+BARE, BOX, AGENT = range(len(_MOVERS))
+
+
 class Board(NamedTuple):
     """A state. Cells are numbered row by row: cell = y * width + x."""
 
@@ -175,12 +179,11 @@ class BoardWorld(GridWorld):
         )
         glyph_of_ground = {look.ground: look.glyph for look in self.looks if not look.mover}
         self._ground_kinds = tuple((glyph, kind) for kind, glyph in glyph_of_ground.items() if kind)
-        self._tile_of = {(glyph_of_ground[look.ground], look.mover): i for i, look in enumerate(self.looks)}
-        self._bare_tiles = np.zeros(128, np.intp)  # tile number by ASCII code of the ground's glyph
-        for (glyph, mover), tile in self._tile_of.items():
-            if not mover:
-                self._bare_tiles[ord(glyph)] = tile
-        self._atlas = TileAtlas(draw_tiles(tile_size, [look.draw for look in self.looks]))
+        # The number of the tile by what moves on a cell (BARE, BOX or AGENT) and the ASCII code of its ground.
+        self.tiles_of = np.zeros((len(_MOVERS), 128), np.intp)
+        for tile, look in enumerate(self.looks):
+            self.tiles_of[_MOVERS.index(look.mover), ord(glyph_of_ground[look.ground])] = tile
+        self.atlas = TileAtlas(draw_tiles(tile_size, [look.draw for look in self.looks]))
 
     @abstractmethod
     def generate(self, rng: random.Random) -> Board:
@@ -299,11 +302,12 @@ class BoardWorld(GridWorld):
         index = np.empty((len(snapshots), self.size * self.size), np.intp)  # (B, H*W)
         for tiles, snapshot in zip(index, snapshots, strict=True):
             ground, agent, boxes = board_of(snapshot)
-            tiles[:] = self._bare_tiles[np.frombuffer(ground.encode("ascii"), np.uint8)]
+            codes = np.frombuffer(ground.encode("ascii"), np.uint8)
+            tiles[:] = self.tiles_of[BARE][codes]
             for cell in boxes:
-                tiles[cell] = self._tile_of[ground[cell], "box"]
-            tiles[agent] = self._tile_of[ground[agent], "agent"]
-        return self._atlas.render(index.reshape(-1, self.size, self.size))
+                tiles[cell] = self.tiles_of[BOX, codes[cell]]
+            tiles[agent] = self.tiles_of[AGENT, codes[agent]]
+        return self.atlas.render(index.reshape(-1, self.size, self.size))
 
 
 def board_of(snapshot: Snapshot) -> Board:

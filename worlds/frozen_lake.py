@@ -22,7 +22,7 @@ ACTIONS = ("left", "down", "right", "up")
 ICE, HOLE, GOAL = "_", "O", "G"
 
 _DIRECTIONS = ((-1, 0), (0, 1), (1, 0), (0, -1))  # (dx, dy) by action
-_SLIPS = (-1, 0, 1)  # a slip turns the action into one of its neighbours, with equal chances
+SLIPS = (-1, 0, 1)  # a slip turns the action into one of its neighbours, with equal chances
 
 _RULES = (
     "The picture shows a frozen lake seen from above; columns are counted from the left and rows from the top, both "
@@ -136,7 +136,7 @@ class FrozenLake(BoardWorld):
 
     def advance(self, action: int) -> float:
         if self.slippery:
-            action = (action + _SLIPS[int(self.np_random.integers(len(_SLIPS)))]) % len(ACTIONS)
+            action = (action + SLIPS[int(self.np_random.integers(len(SLIPS)))]) % len(ACTIONS)
         return super().advance(action)
 
     def snapshot(self) -> dict[str, Any]:
@@ -174,9 +174,9 @@ class FrozenLake(BoardWorld):
         if self.is_terminal(board_of(snapshot)):
             return ((1.0, snapshot),)
         chances: dict[int, float] = {}
-        for slip in _SLIPS:
+        for slip in SLIPS:
             cell = _neighbour(snapshot["agent"], (action + slip) % len(ACTIONS), self.size)
-            chances[cell] = chances.get(cell, 0.0) + 1 / len(_SLIPS)
+            chances[cell] = chances.get(cell, 0.0) + 1 / len(SLIPS)
         after = {**snapshot, "steps": snapshot["steps"] + 1}
         return tuple((chance, {**after, "agent": cell}) for cell, chance in sorted(chances.items()))
 
@@ -191,6 +191,13 @@ def _neighbour(cell: int, action: int, size: int) -> int:
     x = min(max(cell % size + dx, 0), size - 1)
     y = min(max(cell // size + dy, 0), size - 1)
     return y * size + x
+
+
+@lru_cache(maxsize=16)
+def neighbours(size: int) -> NDArray[np.intp]:
+    """Where each action leads from each cell without slipping, (cells, actions)."""
+    actions = range(len(ACTIONS))
+    return np.array([[_neighbour(cell, action, size) for action in actions] for cell in range(size * size)], np.intp)
 
 
 # ------------------------------------------------------------------------------------------------------------ levels
@@ -229,8 +236,8 @@ def distances(ground: str, size: int) -> dict[int, int]:
 def success_chances(ground: str, size: int, max_steps: int) -> NDArray[np.float64]:
     """Chances of reaching the goal over slippery ice, (steps left, cell, action), playing best after that action."""
     cells, actions = len(ground), len(ACTIONS)
-    to = np.array([[_neighbour(cell, action, size) for action in range(actions)] for cell in range(cells)])
-    slips = np.stack([np.roll(to, -slip, axis=1) for slip in _SLIPS])  # (slip, cell, action) -> cell
+    to = neighbours(size)
+    slips = np.stack([np.roll(to, -slip, axis=1) for slip in SLIPS])  # (slip, cell, action) -> cell
     ice = np.array([glyph == ICE for glyph in ground])
     value = np.array([float(glyph == GOAL) for glyph in ground])  # with no step left
     chances = np.zeros((max_steps + 1, cells, actions))

@@ -299,9 +299,10 @@ class MiniGrid(GridWorld):
 
     def _rearranged(self, like: Snapshot, words: list[str], changes: dict[str, Any]) -> dict[str, Any]:
         """``like`` with other visible words on its board, and other ``changes``; boxes hold what they held."""
-        before = like["cells"].split()
-        after = [word for word, _ in _arrange(before, words)]
-        return {**like, **changes, "cells": " ".join(after)}
+        before = [*like["cells"].split(), like["carrying"]]
+        wanted = [*words, changes.get("carrying", seen_of(like["carrying"]))]
+        *cells, carried = (word for word, _ in _arrange(before, wanted))
+        return {**like, **changes, "cells": " ".join(cells), "carrying": carried}
 
     # ------------------------------------------------------------------------------------------------- what is best
 
@@ -616,8 +617,9 @@ def _copy_of(env: MiniGridEnv) -> MiniGridEnv:
 
 def _put_in_place(env: MiniGridEnv, imagined: dict[str, Any]) -> None:
     """Change what is seen of an environment. Things keep their identity where they can, doors always."""
-    old = list(env.grid.grid)
-    wanted = [seen_of(word) for word in imagined["cells"].split()]
+    old = [*env.grid.grid, env.carrying]
+    wanted = [seen_of(word) for word in [*imagined["cells"].split(), imagined["carrying"]]]
+    new = list(old)
     for cell, (word, source) in enumerate(_arrange([word_of(thing) for thing in old], wanted)):
         if source == cell:
             continue
@@ -626,11 +628,10 @@ def _put_in_place(env: MiniGridEnv, imagined: dict[str, Any]) -> None:
         if isinstance(here, Door) and isinstance(thing, Door) and here.color == thing.color:
             here.is_open, here.is_locked = thing.is_open, thing.is_locked
             continue
-        env.grid.grid[cell] = thing
+        new[cell] = thing
         if thing is not None:
-            thing.cur_pos = (cell % env.width, cell // env.width)
-    if seen_of(word_of(env.carrying)) != seen_of(imagined["carrying"]):
-        env.carrying = object_of(imagined["carrying"])
+            thing.cur_pos = (cell % env.width, cell // env.width) if cell < len(env.grid.grid) else (-1, -1)
+    *env.grid.grid, env.carrying = new
     env.agent_pos, env.agent_dir = (imagined["x"], imagined["y"]), imagined["direction"]
     if isinstance(env, RoomGridLevel):
         env.update_objs_poss()
@@ -701,17 +702,13 @@ class Egocentric(MiniGrid):
             return None
         words = list(visible_words(like["cells"]))
         shown = _view_words(facts, self.view_size)
-        if shown is None:
+        if shown is None or shown[self._agent] == UNKNOWN:
             return None
         for cell, (word, (x, y)) in enumerate(zip(shown, self._places(like), strict=True)):
             inside = 0 <= x < self.width and 0 <= y < self.height
             if cell != self._agent and word != UNKNOWN and inside:
                 words[y * self.width + x] = word
-        held = shown[self._agent]
-        carried = like["carrying"] if seen_of(like["carrying"]) == held else held
-        if held == UNKNOWN:
-            return None
-        realised = self._rearranged(like, words, {"carrying": carried})
+        realised = self._rearranged(like, words, {"carrying": shown[self._agent]})
         return realised if self.facts(realised) == facts else None
 
     def _view(self, snapshot: Snapshot) -> tuple[str, ...]:

@@ -9,16 +9,13 @@ from __future__ import annotations
 from importlib.util import find_spec
 
 import gymnasium
-import minigrid
+import minigrid  # noqa: F401 - registers its environments with gymnasium
 
 from worlds.core import Family, WorldSpec
 
 _PREFIXES = {"minigrid/": "MiniGrid-", "babyai/": "BabyAI-"}  # ours -> the package's
 _WFC = "minigrid.envs.wfc:"
 _WFC_NEEDS = ("imageio", "networkx")
-
-minigrid.register_minigrid_envs  # noqa: B018 - importing the package registers its environments
-
 
 def find(prefix: str) -> Family:
     """All environments whose ids in the package start as ``prefix`` says."""

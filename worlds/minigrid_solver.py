@@ -8,7 +8,7 @@ This module knows nothing about text, images and episodes.
 
 from __future__ import annotations
 
-from collections import deque
+from collections import OrderedDict, deque
 from collections.abc import Callable, Mapping
 from functools import lru_cache
 from types import MappingProxyType
@@ -28,10 +28,10 @@ from worlds.minigrid_cells import (
     THINGS,
     WORDS,
     visible_words,
-    word_of_code,
 )
 
 MAX_STATES = 400_000  # states of one episode that a search may visit; the worlds that have a solver stay well below
+KEPT_STATES = 2_000_000  # states of past searches that are kept, some 200 bytes each
 
 _NOTHING = CODES[EMPTY]
 _GOAL, _LAVA = CODES[GOAL], CODES[LAVA]
@@ -120,6 +120,9 @@ class Search:
         self._actions = actions
         self._width = width
         self._steps: dict[Place, int | None] = {}
+
+    def __len__(self) -> int:
+        return len(self._steps)
 
     def steps_to_go(self, place: Place) -> int | None:
         """From a state that has not ended the episode; ``None`` where success is out of reach."""
@@ -288,10 +291,18 @@ def _named(words: list[str]) -> int:
 Task = Callable[[tuple[str, ...], int, str], Judge]
 
 
-@lru_cache(maxsize=16)
+_SEARCHES: OrderedDict[tuple[Task, str, int, str, tuple[int, ...]], Search] = OrderedDict()
+
+
 def search(task: Task, cells: str, width: int, mission: str, actions: tuple[int, ...]) -> Search:
-    """The search of an episode that began with the board ``cells``; shared by all states of it."""
-    return Search(task(visible_words(cells), width, mission), actions, width)
+    """The search of an episode that began with the board ``cells``; shared by all its states and kept for some time."""
+    key = (task, cells, width, mission, actions)
+    if key not in _SEARCHES:
+        while sum(map(len, _SEARCHES.values())) > KEPT_STATES:
+            _SEARCHES.popitem(last=False)
+        _SEARCHES[key] = Search(task(visible_words(cells), width, mission), actions, width)
+    _SEARCHES.move_to_end(key)
+    return _SEARCHES[key]
 
 
 # ---------------------------------------------------------------------------------------------------- bare navigation
@@ -319,8 +330,3 @@ def place_of(cells: str, width: int, x: int, y: int, direction: int, carried: st
     """A state by the board's words, the agent's pose and the visible word of what it carries."""
     board = bytes(CODES[word] for word in visible_words(cells))
     return Place(y * width + x, direction, CODES[carried], board)
-
-
-def board_words(place: Place) -> tuple[str, ...]:
-    """The visible words of a state's board."""
-    return tuple(map(word_of_code, place.board))

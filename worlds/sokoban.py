@@ -141,7 +141,7 @@ class Sokoban(BoardWorld):
 
 def push(board: Board, action: int, size: int) -> tuple[Board, float]:
     """The board after a move, and the reward."""
-    offset = _offsets(size)[action]
+    offset = offsets(size)[action]
     ground, agent, boxes = board
     to = agent + offset
     if ground[to] == WALL:
@@ -158,7 +158,7 @@ def push(board: Board, action: int, size: int) -> tuple[Board, float]:
     return Board(ground, to, pushed), reward
 
 
-def _offsets(size: int) -> tuple[int, int, int, int]:
+def offsets(size: int) -> tuple[int, int, int, int]:
     """By how much each action changes a cell's number."""
     return (-size, size, -1, 1)
 
@@ -184,10 +184,10 @@ def _random_ground(rng: random.Random, size: int, boxes: int) -> str:
 def _pull_boxes(rng: random.Random, ground: str, size: int) -> Board:
     """Wander from a solved board, pulling each box passed: every step undoes a move, so the way back solves it."""
     boxes = {cell for cell, glyph in enumerate(ground) if glyph == TARGET}
-    offsets = _offsets(size)
+    moves = offsets(size)
     agent = rng.choice([cell for cell, glyph in enumerate(ground) if glyph == FLOOR])
     for _ in range(rng.randint(size, WANDERING * size * len(boxes))):
-        offset = offsets[int(4 * rng.random())]
+        offset = moves[int(4 * rng.random())]
         to, behind = agent + offset, agent - offset
         if ground[to] == WALL or to in boxes:
             continue
@@ -224,7 +224,7 @@ def solve(board: Board, size: int) -> Solution:
         return Solution(0)
     if boxes & dead:
         return Solution(None)
-    moves = _offsets(size)
+    moves = offsets(size)
     seen = {start}
     layer = {start: 0}
     steps = 0
@@ -267,7 +267,7 @@ def _masks(ground: str, size: int) -> tuple[int, int, int]:
     live, stack = set(targets), list(targets)
     while stack:
         cell = stack.pop()
-        for offset in _offsets(size):
+        for offset in offsets(size):
             origin = cell - offset  # pushed from here, with the agent one cell further back
             if origin not in live and ground[origin] != WALL and ground[origin - offset] != WALL:
                 live.add(origin)

@@ -121,11 +121,6 @@ def test_the_layout_stays_when_objects_move():
     assert world.key(world.state().snapshot) == before
 
 
-def test_visibility_follows_from_the_actions():
-    assert not hand_built().fully_visible
-    assert worlds.make("minigrid-rooms-6x6").fully_visible
-
-
 def test_doors_unlock_with_the_key_of_their_colour():
     world = hand_built()
     start = world.state().snapshot

@@ -43,9 +43,9 @@ class RandomAgent:
 
 
 class ExpertAgent:
-    """A random one of the optimal actions.
+    """A random one of the optimal actions, or of those that a heuristic advises where the optimal ones are not known.
 
-    Where success is out of reach (a box in a corner) no action is optimal, and it acts at random.
+    Where success is out of reach (a box in a corner) or nothing is advised, it acts at random.
     """
 
     name = "expert"
@@ -54,7 +54,7 @@ class ExpertAgent:
         return [self._one(world, generator) for world, generator in zip(worlds, generators, strict=True)]
 
     def _one(self, world: World, generator: np.random.Generator) -> int:
-        best = world.optimal_actions(world.state().snapshot) or tuple(range(len(world.actions)))
+        best = world.expert_actions(world.state().snapshot) or tuple(range(len(world.actions)))
         return int(generator.choice(best))
 
 

@@ -12,7 +12,7 @@ from PIL import Image
 
 from vagen.cloze.sample import simulator
 from vagen.evaluate.report.inputs import ReportError
-from worlds import Snapshot, WorldError, registered
+from worlds import Snapshot, WorldError, is_available
 
 
 @dataclass(frozen=True)
@@ -26,7 +26,7 @@ class Picture:
 
 def pictures_of(world: str, snapshots: Sequence[Snapshot], pixels: int, file: Path) -> list[Picture]:
     """Images of states, enlarged without smoothing; none where the world is unknown here."""
-    if not snapshots or world not in registered():
+    if not snapshots or not is_available(world):
         return []
     try:
         frames = simulator(world).render_states(snapshots)

@@ -10,7 +10,7 @@ from pathlib import Path
 
 from vagen.evaluate.report.inputs import Example, Row, by_world
 from vagen.evaluate.report.pictures import Picture, pictures_of
-from worlds import registered
+from worlds import is_available
 
 SAMPLES_SHOWN = 2  # per world and cloze
 SAMPLE_PIXELS = 144  # images are enlarged by a whole factor to about this width
@@ -57,7 +57,7 @@ def sample_views(rows: Sequence[Row], file: Path) -> list[WorldSamples]:
     return [
         WorldSamples(
             world,
-            world in registered(),
+            is_available(world),
             [
                 ClozeSamples(
                     row.cloze, row.pattern, [_sample(example, world, file) for example in _chosen(row.examples)]
