@@ -127,7 +127,8 @@ class World(gymnasium.Env[Frame, np.int64]):
 
     Subclasses set the attributes below and implement the methods marked abstract. ``reset`` takes the split in its
     options, ``reset(seed=3, options={"split": "test"})``; without one any layout may come up. A world with fewer than
-    ``MIN_LAYOUTS`` layouts refuses to be split. The ``info`` that ``reset`` and ``step`` return holds ``success`` (bool).
+    ``MIN_LAYOUTS`` layouts refuses to be split. The ``info`` that ``reset`` and ``step`` return holds ``success``
+    (bool).
     """
 
     metadata: dict[str, Any] = {  # noqa: RUF012 - declared so by gymnasium
@@ -286,8 +287,8 @@ def check_enough_layouts(id: str, layouts: int) -> None:
     if layouts < MIN_LAYOUTS:
         noun = "layout was" if layouts == 1 else "layouts were"
         raise WorldError(
-            f"world {id}: only {layouts} different {noun} found, and splits need at least {MIN_LAYOUTS}: it has too few "
-            "layouts to be split into train, val and test; play it without a split, or take a larger world"
+            f"world {id}: only {layouts} different {noun} found, and splits need at least {MIN_LAYOUTS}: it has too "
+            "few layouts to be split into train, val and test; play it without a split, or take a larger world"
         )
 
 

@@ -364,9 +364,7 @@ class MiniGrid(GridWorld):
 
     def _place(self, snapshot: Snapshot) -> Place:
         carried = seen_of(snapshot["carrying"])
-        return place_of(
-            snapshot["cells"], self.width, snapshot["x"], snapshot["y"], snapshot["direction"], carried
-        )
+        return place_of(snapshot["cells"], self.width, snapshot["x"], snapshot["y"], snapshot["direction"], carried)
 
 
 def _make_env(id: str, env_id: str, max_steps: int | None) -> MiniGridEnv:
@@ -388,7 +386,9 @@ def _make_env(id: str, env_id: str, max_steps: int | None) -> MiniGridEnv:
 
 
 def _class_of(spec: EnvSpec) -> type:
-    return load_env_creator(spec.entry_point) if isinstance(spec.entry_point, str) else type(spec.entry_point)
+    """The class that an environment is made of; ``object`` where a function makes it."""
+    creator = load_env_creator(spec.entry_point) if isinstance(spec.entry_point, str) else spec.entry_point
+    return creator if isinstance(creator, type) else object
 
 
 def _arrange(before: list[str], wanted: list[str]) -> list[tuple[str, int | None]]:
@@ -419,8 +419,9 @@ def _arrange(before: list[str], wanted: list[str]) -> list[tuple[str, int | None
 class Replayed(MiniGrid):
     """A MiniGrid environment with rules of its own; restored by repeating its episode from the seed and the actions.
 
-    A snapshot holds ``seed`` and ``past`` (one digit per action, MiniGrid's number) beside what there is to see. States
-    that were imagined by ``realise`` add ``imagined``: after how many actions which board and pose were put in place.
+    A snapshot holds ``seed`` and ``past`` (one digit per action, MiniGrid's number) beside what there is to see.
+    States that were imagined by ``realise`` add ``imagined``: after how many actions which board and pose were put in
+    place.
     """
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:
@@ -440,7 +441,7 @@ class Replayed(MiniGrid):
     def advance(self, action: int) -> float:
         number = int(self._numbers[action])
         _, reward, self._terminated, _, _ = self.env.step(number)
-        self._success = self._terminated and reward > 0
+        self._success = self._terminated and float(reward) > 0
         self._past += str(number)
         if self._play.wanders:
             self._words = self._read_words()
@@ -596,10 +597,11 @@ class _Adviser:
         if self._bot is None:
             return None
         try:
-            return int(self._bot.replan(taken))
+            advice = self._bot.replan(taken)
         except (DisappearedBoxError, AssertionError, AttributeError, TypeError, IndexError):
             self._bot = None  # the bot does not understand the situation, which it says in many ways
             return None
+        return None if advice is None else int(advice)
 
 
 def _copy_of(env: MiniGridEnv) -> MiniGridEnv:
@@ -769,7 +771,7 @@ def _view_words(facts: Facts, size: int) -> list[str] | None:
 
 def world(id: str, env_id: str, partial: bool = False, **kwargs: Any) -> MiniGrid:
     """A world of any MiniGrid environment, seen whole or ``partial``; other settings as for :class:`MiniGrid`."""
-    own_rules = _class_of(gymnasium.spec(env_id)).step is not MiniGridEnv.step
+    own_rules = getattr(_class_of(gymnasium.spec(env_id)), "step", None) is not MiniGridEnv.step
     kinds = {
         (False, False): MiniGrid,
         (False, True): Replayed,

@@ -165,7 +165,7 @@ def full_schema(width: int, height: int) -> BoardSchema:
 
 @lru_cache(maxsize=8)
 def partial_schema(size: int) -> BoardSchema:
-    """All that a view of ``size`` x ``size`` cells can show: objects, cells not seen, the agent and what it carries."""
+    """All that a view of ``size`` x ``size`` cells can show: objects, unknown cells, the agent and what it carries."""
     contents: dict[str, CellContent] = {EMPTY: (), **{word: (thing,) for word, thing in THINGS.items()}}
     contents[UNKNOWN] = (("unknown", ""),)
     agent = _AGENTS[3]

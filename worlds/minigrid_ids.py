@@ -17,6 +17,7 @@ _PREFIXES = {"minigrid/": "MiniGrid-", "babyai/": "BabyAI-"}  # ours -> the pack
 _WFC = "minigrid.envs.wfc:"
 _WFC_NEEDS = ("imageio", "networkx")
 
+
 def find(prefix: str) -> Family:
     """All environments whose ids in the package start as ``prefix`` says."""
     theirs = _PREFIXES[prefix]

@@ -125,11 +125,11 @@ _FULL = (
     "walls, the green cell is the goal, and orange cells with waves are lava. "
 )
 _PARTIAL = (
-    "The picture shows the {size} x {size} cells in front of the agent, turned so that it faces up; columns are counted "
-    "from the left and rows from the top, both from 0. "
+    "The picture shows the {size} x {size} cells in front of the agent, turned so that it faces up; columns are "
+    "counted from the left and rows from the top, both from 0. "
     "The red triangle in the middle of the bottom row is the agent, with what it carries in the same cell; lit cells "
-    "are seen and black ones are unknown, plain grey cells are walls, the green cell is the goal, and orange cells with "
-    "waves are lava. "
+    "are seen and black ones are unknown, plain grey cells are walls, the green cell is the goal, and orange cells "
+    "with waves are lava. "
 )
 _WALK = (
     "Turn left and turn right turn the agent by 90 degrees on the spot, and forward moves it one cell on, unless a "
@@ -145,7 +145,7 @@ _HANDLE = {
 
 
 def describe(env: MiniGridEnv, actions: tuple[str, ...], view_size: int | None) -> str:
-    """The rules of an environment for a player with these actions; ``view_size`` in cells where the view is partial."""
+    """The rules for a player with these actions; ``view_size`` in cells where the view is partial."""
     shows = _FULL if view_size is None else _PARTIAL.format(size=view_size)
     handle = [sentence for action, sentence in _HANDLE.items() if action in actions]
     # Moving balls have colours, too; where nothing but walls, goals and lava stands, colours would only confuse.

@@ -295,7 +295,7 @@ _SEARCHES: OrderedDict[tuple[Task, str, int, str, tuple[int, ...]], Search] = Or
 
 
 def search(task: Task, cells: str, width: int, mission: str, actions: tuple[int, ...]) -> Search:
-    """The search of an episode that began with the board ``cells``; shared by all its states and kept for some time."""
+    """The search of an episode that began with the board ``cells``, shared by all its states, kept for some time."""
     key = (task, cells, width, mission, actions)
     if key not in _SEARCHES:
         while sum(map(len, _SEARCHES.values())) > KEPT_STATES:

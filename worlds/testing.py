@@ -5,8 +5,8 @@
     def test_my_world():
         check_world(lambda: MyWorld("my-world"))
 
-Each check takes a function that makes a new world, and raises :class:`BrokenContractError` with what is wrong. A check asks
-only what the world claims: shortest ways only where it has a solver, for instance.
+Each check takes a function that makes a new world, and raises :class:`BrokenContractError` with what is wrong. A check
+asks only what the world claims: shortest ways only where it has a solver, for instance.
 """
 
 from __future__ import annotations
@@ -122,7 +122,8 @@ def check_episodes_are_truncated(make: Make) -> None:
             _, _, terminated, truncated, _ = world.step(rng.integers(len(world.actions)))
             if terminated:
                 break
-            _require(truncated == (steps >= world.max_steps), f"step {steps} of {world.max_steps}: truncated {truncated}")
+            expected = steps >= world.max_steps
+            _require(truncated == expected, f"step {steps} of {world.max_steps}: truncated {truncated}")
 
 
 # ------------------------------------------------------------------------------------------------------- determinism
@@ -340,7 +341,7 @@ def check_shortest_ways(make: Make) -> None:
             snapshot = world.state().snapshot
             optimal = world.optimal_actions(snapshot)
             _require(world.steps_to_go(snapshot) == expected, "steps to go do not fall by one along optimal actions")
-            _require(optimal and list(optimal) == sorted(set(optimal)), "optimal actions are sorted, without repetition")
+            _require(optimal and [*optimal] == sorted(set(optimal)), "optimal actions are sorted, each once")
             _, _, terminated, _, info = world.step(rng.choice(optimal))
             success = info["success"]
             expected = (expected or 0) - 1

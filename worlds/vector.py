@@ -47,7 +47,7 @@ class VectorBoards(VectorEnv[Frames, NDArray[np.integer], NDArray[Any]]):
     ) -> None:
         """Boards like those of ``world``, which is used up; see :func:`make_vector`."""
         if num_envs < 1 or levels < 1:
-            raise WorldError(f"world {world.id}: {num_envs} boards with {levels} levels; there must be at least 1 of each")
+            raise WorldError(f"world {world.id}: {num_envs} boards, {levels} levels; there must be at least 1 of each")
         if autoreset not in (AutoresetMode.NEXT_STEP, AutoresetMode.SAME_STEP):
             raise WorldError(f"world {world.id}: autoreset {autoreset}; choose NEXT_STEP or SAME_STEP")
         if split is not None:
@@ -113,12 +113,13 @@ class VectorBoards(VectorEnv[Frames, NDArray[np.integer], NDArray[Any]]):
         terminated, success = self._ends()
         truncated = self.steps >= self.world.max_steps
         over = terminated | truncated
-        info = self._info(success)
-        if self._same_step and over.any():
+        if not self._same_step:
+            self._over = over
+            return self.render(), rewards, terminated, truncated, self._info(success)
+        info = self._info(success & ~over)
+        if over.any():
             info |= self._final(over, success)
             self._begin(over)
-        else:
-            self._over = over
         return self.render(), rewards, terminated, truncated, info
 
     def render(self) -> Frames:  # type: ignore[override]
@@ -153,8 +154,9 @@ class VectorBoards(VectorEnv[Frames, NDArray[np.integer], NDArray[Any]]):
 
     def _final(self, over: NDArray[np.bool_], success: NDArray[np.bool_]) -> dict[str, Any]:
         """What gymnasium's ``SAME_STEP`` reports of episodes that have just ended."""
-        frames = np.full(self.num_envs, None, object)
-        frames[over] = [*self.render()[over]]
+        frames, shown = np.full(self.num_envs, None, object), self.render()
+        for board in np.flatnonzero(over):
+            frames[board] = shown[board]
         final = {"success": success & over, "_success": over}
         return {"final_obs": frames, "_final_obs": over, "final_info": final, "_final_info": over}
 
@@ -196,7 +198,8 @@ class VectorFrozenLake(VectorBoards):
     def _move(self, actions: NDArray[np.intp]) -> NDArray[np.float64]:
         if self.world.slippery:
             slips = np.array(frozen_lake.SLIPS)
-            actions = (actions + slips[self.np_random.integers(len(slips), size=self.num_envs)]) % len(frozen_lake.ACTIONS)
+            drawn = self.np_random.integers(len(slips), size=self.num_envs)
+            actions = (actions + slips[drawn]) % len(frozen_lake.ACTIONS)
         self.agent = frozen_lake.neighbours(self.world.size)[self.agent, actions]
         return (self._under_agent() == ord(frozen_lake.GOAL)).astype(np.float64)
 

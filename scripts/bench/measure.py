@@ -29,7 +29,8 @@ def compare(
     seconds: float = 1.0,
 ) -> str:
     """One JSON line: median units per second of both, measured in turn, and the ratio with its least and largest."""
-    ours(), theirs()  # caches are filled, imports done
+    for work in (ours, theirs):  # caches are filled, imports done
+        work()
     pairs = [(rate(ours, seconds), rate(theirs, seconds)) for _ in range(rounds)]
     ratios = sorted(mine / other for mine, other in pairs)
     line = {

@@ -2,7 +2,7 @@
 
     python scripts/bench/render.py [--batch 64] [--seconds 1]
 
-All frames are 64 px wide (the egocentric ones 56 px: 7 x 7 tiles of 8 px) and pixel for pixel the same, which is checked
+Frames are 64 px wide (the egocentric ones 56 px: 7 x 7 tiles of 8 px) and pixel for pixel the same, which is checked
 first. Prints one JSON line per comparison.
 """
 
@@ -27,13 +27,13 @@ def main() -> None:
     parser.add_argument("--batch", type=int, default=64)
     parser.add_argument("--seconds", type=float, default=1.0)
     args = parser.parse_args()
-    ids = ("minigrid/DoorKey-8x8-v0", "minigrid/DoorKey-8x8-v0/partial", "babyai/GoToLocal-v0/partial")
-    for id in ids:
-        report(f"{id}: frames/s in batches of {args.batch}", "minigrid's renderer", id, minigrid, args)
-    report(f"sokoban-8x8-2box: frames/s in batches of {args.batch}", "pasting tile by tile", "sokoban-8x8-2box", pasting, args)
+    for id in ("minigrid/DoorKey-8x8-v0", "minigrid/DoorKey-8x8-v0/partial", "babyai/GoToLocal-v0/partial"):
+        report(id, "minigrid's renderer", minigrid, args)
+    report("sokoban-8x8-2box", "pasting tile by tile", pasting, args)
 
 
-def report(what: str, peer: str, id: str, renderer: Callable, args: argparse.Namespace) -> None:
+def report(id: str, peer: str, renderer: Callable, args: argparse.Namespace) -> None:
+    what = f"{id}: frames/s in batches of {args.batch}"
     world = worlds.make(id)
     snapshots = states(world, args.batch)
     theirs = renderer(world, snapshots)

@@ -22,7 +22,6 @@ class Seen:
     terminated: bool
     truncated: bool
     pose: tuple[int, int, int]
-    grid: bytes
     carrying: tuple[int, int, int] | None
     mission: str
 
@@ -41,7 +40,7 @@ def seen(env: MiniGridEnv, reward: float = 0.0, terminated: bool = False, trunca
     x, y = env.agent_pos
     carrying = env.carrying.encode() if env.carrying else None
     pose = (int(x), int(y), int(env.agent_dir))
-    return Seen(float(reward), bool(terminated), bool(truncated), pose, env.grid.encode().tobytes(), carrying, env.mission)
+    return Seen(float(reward), bool(terminated), bool(truncated), pose, carrying, env.mission)
 
 
 def step(env: MiniGridEnv, action: str) -> Seen:

@@ -1,4 +1,4 @@
-"""Worlds of other distributions: found through entry points, checked by the checks of all worlds, refused when broken."""
+"""Worlds of other distributions: found through entry points, checked as ours are, refused when broken."""
 
 import os
 import subprocess
@@ -131,4 +131,4 @@ def test_a_check_that_fails_says_what_is_wrong(install):
     folder = install(broken, "meadow:register_worlds")
     code = "import worlds; from worlds.testing import check_world; check_world(lambda: worlds.make('meadow'))"
     result = run(folder, "-c", code)
-    assert "BrokenContract" in result.stderr
+    assert "BrokenContractError" in result.stderr

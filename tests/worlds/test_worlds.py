@@ -1,4 +1,4 @@
-"""What every world must keep, on all registered worlds and a sample of the others, and the splits of the quickstart."""
+"""What every world must keep, on all registered worlds and a sample of the others; the quickstart's splits."""
 
 import hashlib
 import itertools
@@ -86,6 +86,7 @@ def broken(**changes):
 
     def make():
         world = worlds.make("frozenlake-6x6")
+        world.id = f"broken {'and '.join(changes)}"
         for name, value in changes.items():
             setattr(world, name, value)
         return world
@@ -99,17 +100,17 @@ def broken(**changes):
         ({"rules": "Walk to the goal. Go on. Do."}, "do not say what these actions do"),
         ({"steps_to_go": lambda snapshot: 3}, "a shorter way|do not fall|is reached|leaves"),
         ({"optimal_actions": lambda snapshot: (0,)}, "optimal|success"),
-        ({"snapshot": lambda: {"map": "_", "agent": {1}, "steps": 0}}, "JSON"),
+        ({"restore": lambda snapshot: None}, "brings back"),
         ({"belief": lambda seen, asked: Facts(frozenset())}, "belief"),
         ({"realise": lambda facts, like: None}, "realise"),
         ({"outcomes": lambda snapshot, action: ((0.5, snapshot),)}, "sum to 1"),
-        ({"key": lambda snapshot: str(snapshot["steps"] % 2)}, "layout"),
+        ({"layout": lambda snapshot: snapshot["agent"]}, "the layout changes"),
         ({"render_states": lambda snapshots: np.zeros((len(snapshots), 48, 48, 3), np.uint8)}, "one image"),
     ],
     ids=lambda value: next(iter(value)) if isinstance(value, dict) else "",
 )
 def test_the_checks_notice_what_is_wrong(changes, what):
-    with pytest.raises((BrokenContractError, TypeError, ValueError, IndexError, KeyError), match=None if "JSON" in what else what):
+    with pytest.raises((BrokenContractError, TypeError), match=what):
         check_world(broken(**changes))
 
 
