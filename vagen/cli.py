@@ -119,6 +119,10 @@ def _parser() -> argparse.ArgumentParser:
     verb.add_argument("--output", type=Path, default=Path("data"))
 
     verb = _verb(verbs, "train", _train, "train a policy with cloze objectives", True)
+    verb.epilog = (
+        f"{verb.epilog} SIGTERM or SIGINT ends the training after the current step, with a checkpoint; exit code 143 "
+        "or 130."
+    )
     verb.add_argument("--config", required=True)
     earlier = verb.add_mutually_exclusive_group()
     earlier.add_argument(
@@ -257,7 +261,7 @@ def _verb(verbs, name, run, help, configurable=False) -> argparse.ArgumentParser
 
 def _processes(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
-        "--processes", type=_positive, help="training processes on this machine (default: one per GPU, or 2)"
+        "--processes", type=_positive, help="training processes on this machine (default: one per GPU)"
     )
 
 
@@ -344,20 +348,30 @@ def _train(args: argparse.Namespace, overrides: list[str]) -> int:
     config = load(args.config, overrides)
     from vagen.train.launch import launched, run_processes
 
-    processes = args.processes or 1
-    if processes > 1 and not launched():
+    processes = 1 if launched() else args.processes or _gpus() or 1
+    if processes > 1:
         from vagen.train.run import prepare
 
         prepare(config, processes, args.start)
         words = ["--config", args.config, *overrides, *([] if args.start == "new" else [f"--{args.start}"])]
         return run_processes(processes, words)
+    from vagen.evaluate.validation import Validation
     from vagen.train.cloze import train
     from vagen.train.engine import stop_processes
 
-    model = train(config, args.start)
+    outcome = train(config, args.start, Validation)
     stop_processes()
-    if os.environ.get("RANK", "0") == "0":
-        print(model)
+    first = os.environ.get("RANK", "0") == "0"
+    if outcome.stopped is not None:
+        if first:
+            print(
+                f"vagen: stopped by {outcome.stopped.name} after step {outcome.step}, which {outcome.model.parent} "
+                "holds: go on with --resume",
+                file=sys.stderr,
+            )
+        return 128 + outcome.stopped
+    if first:
+        print(outcome.model)
     return 0
 
 
@@ -647,9 +661,13 @@ def _positive(text: str) -> int:
 
 
 def _default_processes() -> int:
+    return _gpus() or min(2, os.cpu_count() or 1)
+
+
+def _gpus() -> int:
     import torch
 
-    return torch.cuda.device_count() or min(2, os.cpu_count() or 1)
+    return torch.cuda.device_count()
 
 
 if __name__ == "__main__":

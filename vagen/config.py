@@ -30,7 +30,14 @@ from vagen.files import write_text_atomically
 from worlds.text import Representation
 
 Share = Annotated[float, Field(ge=0, lt=1)]
-Names = Annotated[tuple[str, ...], BeforeValidator(lambda value: (value,) if isinstance(value, str) else value)]
+
+
+def _several(value: Any) -> Any:
+    """One word as a list of one."""
+    return (value,) if isinstance(value, str) else value
+
+
+Names = Annotated[tuple[str, ...], BeforeValidator(_several)]
 
 
 #: A weight, or how it changes: (share of the training, weight) points, between which it is linear.
@@ -203,19 +210,63 @@ class Data(Section):
     )
 
 
-class Optimizer(Section):
-    """AdamW whose learning rate warms up, stays, and decays at the end (warmup-stable-decay, Hu et al. 2024).
+class Rates(Section):
+    """Learning rates of the parts of a model, relative to ``optimizer.lr``."""
 
-    Staying high until late suits abilities that appear suddenly, as inverse dynamics does.
+    vision: float = Field(default=1.0, gt=0, description="the vision tower")
+    projector: float = Field(default=1.0, gt=0, description="what turns its outputs into the language model's inputs")
+    language: float = Field(default=1.0, gt=0, description="the language model, its embeddings and its head")
+
+
+class Optimizer(Section):
+    """AdamW or Muon, and how the learning rate changes: it warms up, then follows ``schedule``.
+
+    The default stays high and decays at the end (warmup-stable-decay, Hu et al. 2024): staying high until late suits
+    abilities that appear suddenly, as inverse dynamics does.
     """
 
-    lr: float = Field(default=1.5e-3, gt=0)
+    name: Literal["adamw", "muon"] = Field(
+        default="adamw", description="muon: hidden matrices by Muon (Jordan et al. 2024), everything else by AdamW"
+    )
+    lr: float = Field(default=1.5e-3, gt=0, description="of AdamW, at the peak")
+    rates: Rates = Rates()
     betas: tuple[Share, Share] = (0.9, 0.95)
+    muon_lr: float = Field(default=0.02, gt=0, description="of Muon, at the peak: the spectral norm of an update")
+    momentum: float = Field(default=0.95, ge=0, lt=1, description="of Muon")
     weight_decay: float = Field(default=0.01, ge=0)
+    schedule: Literal["wsd", "cosine", "linear", "constant"] = "wsd"
     warmup_steps: int = Field(default=50, ge=0)
-    decay: float = Field(default=0.3, ge=0, le=1, description="share of the steps, at the end, in which it decays")
-    final_lr: float = Field(default=0.02, ge=0, le=1, description="where the decay ends, relative to ``lr``")
+    decay: float = Field(default=0.3, ge=0, le=1, description="wsd: share of the steps, at the end, that it takes")
+    final_lr: float = Field(
+        default=0.02, ge=0, le=1, description="where warming up starts and the decay ends, relative to the peak"
+    )
     clip: float = Field(default=1.0, gt=0, description="largest global gradient norm")
+
+
+class Offload(Section):
+    """What waits in the CPU's memory while a GPU does not need it."""
+
+    optimizer: bool = Field(default=False, description="optimizer states, which are then updated on the CPU; ZeRO 1-3")
+    parameters: bool = Field(default=False, description="parameters; ZeRO 3")
+    cpu_adam: bool = Field(
+        default=False,
+        description="update by DeepSpeed's CPUAdam, faster than torch's AdamW; a C++ compiler builds it on first use",
+    )
+
+
+class Validation(Section):
+    """Asking clozes of the validation split while training, spread over all processes."""
+
+    every: NonNegativeInt = Field(default=0, description="steps from one time to the next; 0: never")
+    clozes: Names = Field(default=(), description="names or patterns; default: those that are trained")
+    n: int = Field(default=64, gt=0, description="samples per world and cloze")
+    batch: int = Field(default=128, gt=0)
+    seed: NonNegativeInt = 2
+    best: str = Field(
+        default="eval/accuracy",
+        description="the metric (higher is better) whose best checkpoint is kept: the mean over all, or "
+        "eval/WORLD/CLOZE/accuracy",
+    )
 
 
 class Train(Section):
@@ -230,12 +281,34 @@ class Train(Section):
         le=1,
         description="weight of an answer token: its frequency among answers to the power of minus this",
     )
-    zero_stage: Literal[0, 1, 2] = 0
+    zero_stage: Literal[0, 1, 2, 3] = Field(
+        default=0, description="1: optimizer states, 2: and gradients, 3: and parameters spread over the processes"
+    )
+    offload: Offload = Offload()
     precision: Literal["fp32", "bf16"] = "fp32"
-    workers: int = Field(default=0, ge=0, description="data loading processes per training process")
+    workers: NonNegativeInt | None = Field(
+        default=None,
+        description="data loading processes per training process; default: as many as there are cores left, at most 4",
+    )
+    prefetch: int = Field(default=2, gt=0, description="steps each loading process prepares ahead")
     log_every: int = Field(default=20, gt=0)
     checkpoint_every: int = Field(default=1000, gt=0)
-    keep_checkpoints: int = Field(default=2, gt=0)
+    keep_checkpoints: int = Field(default=2, gt=0, description="the newest; the best is kept beside them")
+    validation: Validation = Validation()
+    report_to: Annotated[tuple[Literal["tensorboard", "wandb", "trackio"], ...], BeforeValidator(_several)] = Field(
+        default=("tensorboard",), description="beside metrics.jsonl; wandb and trackio are installed as extras"
+    )
+    project: str = Field(default="vagen", description="of the run at wandb and trackio")
+
+    @model_validator(mode="after")
+    def _offload_fits(self) -> Self:
+        if self.offload.optimizer and self.zero_stage == 0:
+            raise ValueError("offload.optimizer needs zero_stage 1, 2 or 3")
+        if self.offload.parameters and self.zero_stage != 3:
+            raise ValueError("offload.parameters needs zero_stage 3")
+        if self.offload.cpu_adam and not self.offload.optimizer:
+            raise ValueError("offload.cpu_adam needs offload.optimizer")
+        return self
 
 
 class Evaluate(Section):

@@ -68,6 +68,7 @@ def values(data) -> Callable[..., dict]:
                 "log_every": 1,
                 "checkpoint_every": 10,
                 "balance": 0.5,
+                "workers": 0,
             },
         }
         for key, change in changes.items():

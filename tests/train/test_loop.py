@@ -22,6 +22,7 @@ from vagen.policy.policy import load as load_policy
 from vagen.train import cloze as loop
 from vagen.train.engine import stop_processes
 from vagen.train.run import Start, latest_model, micro_batches
+from vagen.train.stopwatch import PHASES
 
 DECLARED = {
     "step",
@@ -33,6 +34,7 @@ DECLARED = {
     "tokens_per_second",
     "supervised_tokens_per_second",
     "sharing",
+    *(f"seconds/{phase}" for phase in PHASES),
 }
 
 

@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
-import shutil
+import signal
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import ExitStack
+from dataclasses import dataclass
 from pathlib import Path
+from typing import Protocol
 
 import torch
 from torch.utils.data import DataLoader, IterableDataset, get_worker_info
@@ -15,59 +18,175 @@ from vagen.data.stream import ClozeStream
 from vagen.policy.batches import Batcher, answer_weights
 from vagen.policy.chat import Chat
 from vagen.policy.packing import Batch
-from vagen.policy.policy import Policy, create
+from vagen.policy.policy import create
+from vagen.train import environment
+from vagen.train.checkpoints import Best, Checkpoints, seed_random
 from vagen.train.engine import (
     Engine,
     StepResult,
     barrier,
+    largest,
     local_device,
+    local_ranks,
     start_processes,
 )
 from vagen.train.metrics import Metrics
-from vagen.train.run import CHECKPOINTS, MODEL, Start, cloze_format, latest_model, prepare
+from vagen.train.reporters import start_reporters
+from vagen.train.run import (
+    CONFIG,
+    Start,
+    await_id,
+    begin,
+    cloze_format,
+    held,
+    latest_model,
+    loading_processes,
+    prepare,
+)
+from vagen.train.signals import StopRequest, ignore_stopping
+
+Cell = tuple[str, str]  # a world and a cloze
 
 
-def train(config: Config, start: Start = "new") -> Path:
-    """Train as configured and return the folder of the last model.
+@dataclass(frozen=True)
+class Outcome:
+    """How a training ended.
+
+    Attributes:
+        model: folder of the newest model.
+        step: the last step that was made.
+        stopped: the signal that asked it to stop before its end; None if it reached that.
+    """
+
+    model: Path
+    step: int
+    stopped: signal.Signals | None
+
+
+class Validate(Protocol):
+    """Asks a model questions of the validation split.
+
+    Attributes:
+        cells: what is asked, in the order of the results.
+    """
+
+    @property
+    def cells(self) -> Sequence[Cell]: ...
+
+    def __call__(self, chat: Chat, rank: int, ranks: int) -> torch.Tensor:
+        """(cells, 2) float64: the sum of scores and the number of samples, of this rank's share of the samples."""
+        ...
+
+
+#: Makes the questions of a run, from its configuration, its worlds and its clozes.
+MakeValidate = Callable[[Config, Sequence[str], Sequence[str]], Validate]
+
+
+def train(config: Config, start: Start = "new", make_validate: MakeValidate | None = None) -> Outcome:
+    """Train as configured, in the folder ``config.output``.
+
+    Every process of a distributed run calls this. The order of data, and with it the result, depends on the
+    configuration only, not on the number of processes. SIGTERM or SIGINT, to any of them, ends the training of all
+    after the current step, with a checkpoint.
 
     Args:
         start: ``new`` refuses an output that holds a run, ``resume`` goes on from its newest checkpoint, ``overwrite``
             replaces it.
-
-    Every process of a distributed run calls this. The order of data, and with it the result, depends on the
-    configuration only, not on the number of processes.
+        make_validate: what ``train.validation`` asks; must be given where that is on.
     """
     rank, ranks = start_processes()
-    stream = prepare(config, ranks, start)
-    barrier()  # nobody writes before everybody has looked
-    output = Path(config.output)
-    torch.manual_seed(config.seed)
-    dtype = torch.bfloat16 if config.train.precision == "bf16" else torch.float32
-    policy = create(config.model, cloze_format(config, stream), config.seed, dtype)
-    policy.model.to(local_device())
-    policy.model.train()
-    cells = [(world, cloze) for world in stream.worlds for cloze in stream.patterns]
-    chat = Chat(policy)
-    batcher = Batcher(chat, answer_weights(chat, stream, config.train.balance), cells)
-    engine = Engine(policy.model, config.train, config.optimizer, len(cells))
-    begin = _resume(engine, output) if start == "resume" else 0
-    if rank == 0 and start != "resume":
-        _clear(output)
-        save(config, output / "config.yaml")
-    steps = _Steps(stream, batcher, config, rank, ranks, begin)
-    loader = DataLoader(steps, batch_size=None, num_workers=config.train.workers)
-    with Metrics(output, begin, config.train.steps, active=rank == 0) as metrics:
+    with ExitStack() as stack:
+        stop = stack.enter_context(StopRequest(announce=rank == 0))
+        stream = prepare(config, ranks, start)
+        barrier()  # nobody writes before everybody has looked
+        output = Path(config.output)
+        if rank == 0:
+            stack.enter_context(held(output))
+            if start == "resume":
+                save(config, output / CONFIG)
+            else:
+                begin(config)
+        barrier()
+        id = await_id(output)
+        checkpoints = Checkpoints(output, id, rank, ranks)
+        if rank == 0:
+            checkpoints.clean()
+        seed_random(config.seed)
+        dtype = torch.bfloat16 if config.train.precision == "bf16" else torch.float32
+        policy = create(config.model, cloze_format(config, stream), config.seed, dtype)
+        policy.model.to(local_device())
+        policy.model.train()
+        cells = [(world, cloze) for world in stream.worlds for cloze in stream.patterns]
+        chat = Chat(policy)
+        batcher = Batcher(chat, answer_weights(chat, stream, config.train.balance), cells)
+        validation = _Validation(config, stream, make_validate, chat, rank, ranks)
+        engine = Engine(policy.model, config.train, config.optimizer, len(cells))
+        seed_random(config.seed + rank)  # each process drops out for itself
+        done, best = 0, None
+        if newest := checkpoints.newest():
+            checkpoints.load(engine, newest)
+            done, best = newest.step, newest.best
+        steps = _Steps(stream, batcher, config, rank, ranks, done)
+        metrics = None
+        if rank == 0:
+            environment.record(output, done, ranks)
+            metrics = Metrics(output, done, config.train.steps, start_reporters(config, id, done))
+            stack.enter_context(metrics)
+        saved, stopped = done, None
         interval = _Interval(cells)
-        for step, batches in enumerate(loader, start=begin + 1):
+        for step, batches in enumerate(_timed(engine, _loader(steps, config)), start=done + 1):
+            began = time.perf_counter()
             result = engine.step(batches)
-            interval.add(result, engine.lr)
-            metrics.advance(result.loss)
-            if step % config.train.log_every == 0 or step == config.train.steps:
-                metrics.report(step, interval.summary())
+            interval.add(result, engine.lr, time.perf_counter() - began + result.seconds["data"])
+            if metrics:
+                metrics.advance(result.loss)
+            stopped = _agree(stop)
+            last = step == config.train.steps or stopped is not None
+            values: dict[str, float] = {}
+            if validation.due(step) and stopped is None:
+                values = validation(engine)
+                best = validation.better(best, step, values)
+            if step % config.train.log_every == 0 or last or values:
+                if metrics:
+                    metrics.report(step, interval.summary() | values)
                 interval = _Interval(cells)
-            if step % config.train.checkpoint_every == 0 or step == config.train.steps:
-                _checkpoint(engine, policy, output, step, rank, config.train.keep_checkpoints)
-    return latest_model(output)
+            if step % config.train.checkpoint_every == 0 or last or (best is not None and best.step == step):
+                rows = step * config.train.rows
+                checkpoints.write(engine, policy, step, rows, best, config.train.keep_checkpoints)
+                saved = step
+            if last:
+                break
+        return Outcome(latest_model(output), saved, stopped)
+
+
+def _loader(steps: _Steps, config: Config) -> DataLoader[list[Batch]]:
+    """The steps' batches, made by other processes where there are cores for them."""
+    workers = loading_processes(config.train, local_ranks())
+    return DataLoader(
+        steps,
+        batch_size=None,
+        num_workers=workers,
+        prefetch_factor=config.train.prefetch if workers else None,
+        worker_init_fn=ignore_stopping,
+        generator=torch.Generator(),  # its own: a resumed run must not draw from the model's once more
+    )
+
+
+def _timed(engine: Engine, loader: DataLoader[list[Batch]]) -> Iterator[list[Batch]]:
+    """The batches of each step; waiting for them is counted as time for data."""
+    batches = iter(loader)
+    while True:
+        with engine.stopwatch.phase("data"):
+            step = next(batches, None)
+        if step is None:
+            return
+        yield step
+
+
+def _agree(stop: StopRequest) -> signal.Signals | None:
+    """The signal that any process has received: all end after the same step."""
+    number = largest(stop.received or 0)
+    return signal.Signals(number) if number else None
 
 
 class _Steps(IterableDataset):
@@ -87,21 +206,64 @@ class _Steps(IterableDataset):
             yield [self.batcher.batch(groups[i : i + size]) for i in range(0, len(groups), size)]
 
 
+class _Validation:
+    """Measures the model every so many steps, all processes together."""
+
+    def __init__(
+        self,
+        config: Config,
+        stream: ClozeStream,
+        make: MakeValidate | None,
+        chat: Chat,
+        rank: int,
+        ranks: int,
+    ):
+        self._settings = config.train.validation
+        self._chat, self._rank, self._ranks = chat, rank, ranks
+        self._validate: Validate | None = None
+        if self._settings.every:
+            if make is None:
+                raise ValueError("train.validation is on, and nobody said what to ask: give make_validate")
+            self._validate = make(config, stream.worlds, tuple(stream.patterns))
+
+    def due(self, step: int) -> bool:
+        return bool(self._settings.every) and step % self._settings.every == 0
+
+    def __call__(self, engine: Engine) -> dict[str, float]:
+        """Accuracies over the samples of all processes: of every cell, and their mean as ``eval/accuracy``."""
+        assert self._validate is not None, "only where it is due"
+        began = time.perf_counter()
+        with engine.gathered():
+            share = self._validate(self._chat, self._rank, self._ranks)
+        sums = engine.sum(share)
+        accuracy = (sums[:, 0] / sums[:, 1]).tolist()
+        cells = zip(self._validate.cells, accuracy, strict=True)
+        values = {f"eval/{world}/{cloze}/accuracy": value for (world, cloze), value in cells}
+        return {"eval/accuracy": sum(accuracy) / len(accuracy), **values, "eval/seconds": time.perf_counter() - began}
+
+    def better(self, best: Best | None, step: int, values: dict[str, float]) -> Best:
+        """The best of before and now; the earlier where they are equal."""
+        value = values[self._settings.best]
+        if best is not None and best.metric == self._settings.best and best.value >= value:
+            return best
+        return Best(step, self._settings.best, value)
+
+
 class _Interval:
     """Sums of step results between two reports."""
 
-    def __init__(self, cells: list[tuple[str, str]]):
+    def __init__(self, cells: list[Cell]):
         self.cells = cells
-        self.began = time.perf_counter()
+        self.seconds = 0.0
         self.results: list[StepResult] = []
         self.lr = 0.0
 
-    def add(self, result: StepResult, lr: float) -> None:
+    def add(self, result: StepResult, lr: float, seconds: float) -> None:
         self.results.append(result)
         self.lr = lr
+        self.seconds += seconds
 
     def summary(self) -> dict[str, float]:
-        seconds = time.perf_counter() - self.began
         losses = torch.stack([result.cell_losses for result in self.results]).sum(0)
         tokens = torch.stack([result.cell_tokens for result in self.results]).sum(0)
         computed = sum(result.computed for result in self.results)
@@ -110,35 +272,15 @@ class _Interval:
             "loss": sum(result.loss for result in self.results) / len(self.results),
             "grad_norm": self.results[-1].grad_norm,
             "lr": self.lr,
-            "seconds_per_step": seconds / len(self.results),
-            "clozes_per_second": sum(result.samples for result in self.results) / seconds,
-            "tokens_per_second": computed / seconds,
-            "supervised_tokens_per_second": float(tokens.sum()) / seconds,
+            "seconds_per_step": self.seconds / len(self.results),
+            "clozes_per_second": sum(result.samples for result in self.results) / self.seconds,
+            "tokens_per_second": computed / self.seconds,
+            "supervised_tokens_per_second": float(tokens.sum()) / self.seconds,
             "sharing": unpacked / computed,
         }
+        for phase in self.results[0].seconds:
+            values[f"seconds/{phase}"] = sum(result.seconds[phase] for result in self.results) / len(self.results)
         for (world, cloze), loss, count in zip(self.cells, losses.tolist(), tokens.tolist(), strict=True):
             if count:
                 values[f"loss/{world}/{cloze}"] = loss / count
         return values
-
-
-def _checkpoint(engine: Engine, policy: Policy, output: Path, step: int, rank: int, keep: int) -> None:
-    folder = output / CHECKPOINTS
-    tag = f"step-{step:06d}"
-    engine.save(folder, tag, {"step": step})
-    if rank == 0:
-        policy.save(folder / tag / MODEL, engine.model_state())
-        for old in sorted(folder.glob("step-*"))[:-keep]:
-            shutil.rmtree(old)
-    barrier()
-
-
-def _resume(engine: Engine, output: Path) -> int:
-    tag = latest_model(output).parent.name
-    return int(engine.load(output / CHECKPOINTS, tag)["step"])
-
-
-def _clear(output: Path) -> None:
-    """Remove what an earlier run left in the same folder."""
-    for folder in (CHECKPOINTS, "tensorboard"):
-        shutil.rmtree(output / folder, ignore_errors=True)

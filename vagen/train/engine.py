@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import logging
 import os
-import socket
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -17,11 +18,14 @@ if not torch.cuda.is_available():
 import deepspeed
 from deepspeed.accelerator import get_accelerator
 from deepspeed.utils import logger as deepspeed_logger
-from transformers import get_wsd_schedule
 
 from vagen.config import ConfigError, Optimizer, Train
 from vagen.policy.packing import Batch, PackedLoss
+from vagen.train.launch import free_port, slurm_ranks
+from vagen.train.optimizer import ParameterGroup, parameter_groups
 from vagen.train.run import micro_batches
+from vagen.train.schedule import rate_factor
+from vagen.train.stopwatch import Stopwatch
 
 
 @dataclass(frozen=True)
@@ -36,6 +40,7 @@ class StepResult:
         computed: tokens the model went through, padding included.
         unpacked: tokens it would have gone through without sharing.
         samples: clozes in the step.
+        seconds: of this process, by phase; see :class:`Stopwatch`.
     """
 
     loss: float
@@ -45,6 +50,7 @@ class StepResult:
     computed: int
     unpacked: int
     samples: int
+    seconds: dict[str, float]
 
 
 def start_processes() -> tuple[int, int]:
@@ -54,9 +60,14 @@ def start_processes() -> tuple[int, int]:
     """
     if torch.distributed.is_initialized():
         return deepspeed.comm.get_rank(), deepspeed.comm.get_world_size()
+    os.environ |= slurm_ranks(os.environ)
     if "RANK" not in os.environ:
         os.environ |= {"RANK": "0", "WORLD_SIZE": "1", "LOCAL_RANK": "0", "MASTER_ADDR": "127.0.0.1"}
-        os.environ.setdefault("MASTER_PORT", str(_free_port()))
+        os.environ.setdefault("MASTER_PORT", str(free_port()))
+    if gpus := torch.cuda.device_count():
+        # Schedulers may show each process its own GPU only, which then has the number 0 in all of them.
+        os.environ["LOCAL_RANK"] = str(int(os.environ.get("LOCAL_RANK", "0")) % gpus)
+        _accelerator().set_device(int(os.environ["LOCAL_RANK"]))  # before the first collective chooses one
     deepspeed_logger.setLevel(logging.WARNING)
     # Shared-memory communication would be compiled on first use; gloo does without a compiler.
     deepspeed.ops.__compatible_ops__["deepspeed_shm_comm"] = False
@@ -75,44 +86,63 @@ def local_device() -> torch.device:
     return torch.device(_accelerator().device_name(int(os.environ.get("LOCAL_RANK", "0"))))
 
 
+def local_ranks() -> int:
+    """How many processes of the group run on this machine; all of them, where the launcher does not say."""
+    for name in ("LOCAL_WORLD_SIZE", "LOCAL_SIZE"):  # of torch's launcher and ours, of DeepSpeed's
+        if name in os.environ:
+            return int(os.environ[name])
+    return deepspeed.comm.get_world_size()
+
+
+def barrier() -> None:
+    """Wait for all processes."""
+    deepspeed.comm.barrier()
+
+
+def largest(number: int) -> int:
+    """The largest of the numbers, below 2^53, that the processes give."""
+    value = torch.tensor([number], dtype=torch.int64, device=local_device())
+    deepspeed.comm.all_reduce(value, op=deepspeed.comm.ReduceOp.MAX)
+    return int(value)
+
+
 def _accelerator() -> Any:
     return get_accelerator()
 
 
 class Engine:
-    """A model under DeepSpeed: forward, backward and update of one optimizer step, and its checkpoints."""
+    """A model under DeepSpeed: forward, backward and update of one optimizer step, and its checkpoints.
+
+    Args:
+        model: trained in place, on every process.
+        cells: how many cells the metrics have.
+    """
 
     def __init__(self, model: torch.nn.Module, train: Train, optimizer: Optimizer, cells: int):
         self.ranks = deepspeed.comm.get_world_size()
         self.accumulation = micro_batches(train, self.ranks)
         self.cells = cells
-        self._stage = train.zero_stage
+        self.zero_stage = train.zero_stage
         self.dtype = torch.bfloat16 if train.precision == "bf16" else torch.float32
-        adamw = torch.optim.AdamW(
-            _decay_groups(model, optimizer.weight_decay), lr=optimizer.lr, betas=optimizer.betas, foreach=True
-        )
-        decay = round(optimizer.decay * train.steps)
-        schedule = get_wsd_schedule(
-            adamw,
-            num_warmup_steps=min(optimizer.warmup_steps, train.steps - decay),
-            num_decay_steps=decay,
-            num_training_steps=train.steps,
-            min_lr_ratio=optimizer.final_lr,
-        )
+        self._peak = optimizer.lr
+        updater = _updater(parameter_groups(model, optimizer), train, optimizer)
+        schedule = torch.optim.lr_scheduler.LambdaLR(updater, partial(rate_factor, optimizer, train.steps))
         self._engine: Any  # DeepSpeed's type hints do not know what its engine holds
         self._engine, *_ = deepspeed.initialize(
             model=PackedLoss(model),
-            optimizer=adamw,
+            optimizer=updater,
             lr_scheduler=schedule,  # pyright: ignore[reportArgumentType] - a LambdaLR, which it takes
             config=_deepspeed_config(train, optimizer, self.ranks, self.accumulation),
             dist_init_required=False,
         )
         self.device = self._engine.device
+        self.stopwatch = Stopwatch(_accelerator().synchronize)
 
     @property
     def lr(self) -> float:
-        """The learning rate of the next step."""
-        return float(self._engine.optimizer.param_groups[0]["lr"])
+        """AdamW's learning rate of the next step, for a part of the model whose relative rate is 1."""
+        group = self._engine.optimizer.param_groups[0]
+        return self._peak * float(group["lr"]) / float(group["initial_lr"])
 
     def step(self, batches: Sequence[Batch]) -> StepResult:
         """One optimizer step over this process's micro-batches.
@@ -121,6 +151,7 @@ class Engine:
         number of processes nor that of micro-batches changes it.
         """
         assert len(batches) == self.accumulation, "one batch per accumulation step"
+        phase = self.stopwatch.phase
         counts = torch.tensor(
             [
                 sum(float(batch.weights.sum(dtype=torch.float64)) for batch in batches),
@@ -130,90 +161,148 @@ class Engine:
             ],
             dtype=torch.float64,
         )
-        weight, computed, unpacked, samples = self._sum(counts).tolist()
+        with phase("communication"):
+            weight, computed, unpacked, samples = self.sum(counts).tolist()
         # DeepSpeed averages over processes and accumulation steps; the loss wants their sum over one global weight.
         scale = self.ranks * self.accumulation / weight
         norm = 0.0  # stage 0 does not keep it
         total, cells = torch.zeros(1, dtype=torch.float64), torch.zeros(2, self.cells, dtype=torch.float64)
         for batch in batches:
-            on_device = batch.to(self.device, self.dtype)
-            losses = self._engine(on_device)
-            weighted = (losses * on_device.weights).sum()
-            self._engine.backward(weighted * scale)
-            if self._stage == 0:
-                norm = float(
-                    torch.nn.utils.get_total_norm([p.grad for p in self._engine.parameters() if p.grad is not None])
-                )
-            self._engine.step()
+            with phase("forward"):
+                on_device = batch.to(self.device, self.dtype)
+                losses = self._engine(on_device)
+                weighted = (losses * on_device.weights).sum()
+            with phase("backward"):
+                self._engine.backward(weighted * scale)
+            with phase("optimizer"):
+                if self.zero_stage == 0:
+                    gradients = [p.grad for p in self._engine.parameters() if p.grad is not None]
+                    norm = float(torch.nn.utils.get_total_norm(gradients))
+                self._engine.step()
             total += float(weighted.detach())
             plain = losses.detach().double().cpu()
             cells[0].index_add_(0, batch.cells, plain)
             cells[1].index_add_(0, batch.cells, torch.ones_like(plain))
-        sums = self._sum(torch.cat([total, cells.flatten()]))
+        with phase("communication"):
+            sums = self.sum(torch.cat([total, cells.flatten()]))
         return StepResult(
             loss=float(sums[0]) / weight,
-            grad_norm=norm if self._stage == 0 else float(self._engine.get_global_grad_norm()),
+            grad_norm=norm if self.zero_stage == 0 else float(self._engine.get_global_grad_norm()),
             cell_losses=sums[1 : 1 + self.cells],
             cell_tokens=sums[1 + self.cells :],
             computed=int(computed),
             unpacked=int(unpacked),
             samples=int(samples),
+            seconds=self.stopwatch.take(),
         )
 
-    def save(self, folder: Path, tag: str, state: dict[str, Any]) -> None:
-        """Write a checkpoint to resume from (all processes must call this)."""
-        self._engine.save_checkpoint(str(folder), tag=tag, client_state=state)
-
-    def load(self, folder: Path, tag: str) -> dict[str, Any]:
-        """Resume from a checkpoint of this run's own; returns the state saved with it."""
-        path, state = self._engine.load_checkpoint(str(folder), tag=tag)
-        if path is None:
-            raise ConfigError(f"checkpoint {folder / tag} cannot be loaded")
-        return state
-
-    def model_state(self) -> dict[str, torch.Tensor]:
-        """The trained weights by the model's own parameter names."""
-        return self._engine.module.model.state_dict()
-
-    def _sum(self, values: torch.Tensor) -> torch.Tensor:
-        """Sum over processes."""
+    def sum(self, values: torch.Tensor) -> torch.Tensor:
+        """Sum over processes; on the CPU."""
         if self.ranks == 1:
             return values
         summed = values.to(self.device)
         deepspeed.comm.all_reduce(summed)
         return summed.cpu()
 
+    @contextmanager
+    def gathered(self) -> Iterator[None]:
+        """While this context is open every process has the whole model, to generate with, at its own pace.
 
-def barrier() -> None:
-    """Wait for all processes."""
-    deepspeed.comm.barrier()
+        All processes must enter it, and none may train in it. Only ZeRO 3 has anything to gather, and then the model
+        must fit into the memory of each device.
+        """
+        if self.zero_stage < 3:
+            yield
+            return
+        self._engine.empty_partition_cache()
+        hooks = self._engine.optimizer.parameter_offload
+        hooks.destroy()  # they would take each layer's weights apart again after its use
+        hooks.forward_hooks.clear()
+        hooks.backward_hooks.clear()
+        try:
+            with deepspeed.zero.GatheredParameters(list(self._engine.module.parameters())):
+                yield
+        finally:
+            hooks.setup_zero_stage3_hooks()
+
+    def save(self, folder: Path, tag: str) -> None:
+        """Write the states to resume from into ``folder / tag`` (all processes must call this)."""
+        self._engine.save_checkpoint(str(folder), tag=tag, save_latest=False)
+
+    def load(self, folder: Path, tag: str) -> None:
+        """Resume from ``folder / tag``, which must be one of this run's own: it is a pickle."""
+        path, _ = self._engine.load_checkpoint(str(folder), tag=tag)
+        if path is None:
+            raise ConfigError(f"checkpoint {folder / tag} cannot be loaded")
+
+    def model_state(self) -> dict[str, torch.Tensor]:
+        """The trained weights by the model's own parameter names (all processes must call this).
+
+        With ZeRO 3 they are gathered one by one into the memory of the first process's CPU; the others get nothing.
+        """
+        model = self._engine.module.model
+        if self.zero_stage < 3:
+            return model.state_dict()
+        first = deepspeed.comm.get_rank() == 0
+        whole: dict[int, torch.Tensor] = {}  # by identity: tied weights stay tied
+        for parameter in model.parameters():
+            with deepspeed.zero.GatheredParameters([parameter]):
+                if first:
+                    whole[id(parameter)] = parameter.detach().cpu().clone()
+        if not first:
+            return {}
+        names = dict(model.named_parameters(remove_duplicate=False))
+        return {
+            name: whole[id(names[name])] if name in names else tensor for name, tensor in model.state_dict().items()
+        }
 
 
-def _decay_groups(model: torch.nn.Module, weight_decay: float) -> list[dict[str, Any]]:
-    """Weight decay for matrices only: norms and biases have nothing to shrink."""
-    parameters = [p for p in model.parameters() if p.requires_grad]
-    groups = [
-        {"params": [p for p in parameters if p.ndim >= 2], "weight_decay": weight_decay},
-        {"params": [p for p in parameters if p.ndim < 2], "weight_decay": 0.0},
+def _updater(groups: Sequence[ParameterGroup], train: Train, optimizer: Optimizer) -> torch.optim.Optimizer:
+    """The optimizer of some groups of parameters."""
+    settings: list[dict[str, Any]] = [
+        {"params": group.parameters, "lr": group.lr, "weight_decay": group.weight_decay} for group in groups
     ]
-    return [group for group in groups if group["params"]]  # adapters have no vectors; DeepSpeed drops empty groups
+    if optimizer.name == "muon":
+        return _muon(settings, [group.muon for group in groups], optimizer)
+    if train.offload.cpu_adam:
+        return deepspeed.ops.adam.DeepSpeedCPUAdam(settings, betas=optimizer.betas, adamw_mode=True)
+    return torch.optim.AdamW(settings, betas=optimizer.betas, foreach=True)
+
+
+def _muon(settings: list[dict[str, Any]], muon: Sequence[bool], optimizer: Optimizer) -> torch.optim.Optimizer:
+    """DeepSpeed's Muon, which knows how to orthogonalise matrices whose gradients are spread over processes."""
+    # Its import compiles functions on their first call, which a machine without compiler cannot, and a CPU need not.
+    if not torch.cuda.is_available():
+        torch.compiler.set_stance("force_eager")
+    from deepspeed.runtime.zero.muon.muon_optimizer import MuonWithAuxAdam
+
+    for group, by_muon in zip(settings, muon, strict=True):
+        group |= {"momentum": optimizer.momentum} if by_muon else {"betas": optimizer.betas, "eps": 1e-8}
+        group["use_muon"] = by_muon
+        for parameter in group["params"]:
+            parameter.use_muon = by_muon
+    return MuonWithAuxAdam(settings)
 
 
 def _deepspeed_config(train: Train, optimizer: Optimizer, ranks: int, accumulation: int) -> dict[str, Any]:
+    pinned = torch.cuda.is_available()
+    zero: dict[str, Any] = {"stage": train.zero_stage}
+    if train.offload.optimizer:
+        zero["offload_optimizer"] = {"device": "cpu", "pin_memory": pinned}
+    if train.offload.parameters:
+        zero["offload_param"] = {"device": "cpu", "pin_memory": pinned}
+    if optimizer.name == "muon":
+        zero["reduce_scatter"] = False  # Muon wants the gradients of whole matrices
     return {
         "train_batch_size": ranks * train.micro_rows * accumulation,
         "train_micro_batch_size_per_gpu": train.micro_rows,
         "gradient_accumulation_steps": accumulation,
         "gradient_clipping": optimizer.clip,
-        "zero_optimization": {"stage": train.zero_stage},
-        "zero_allow_untested_optimizer": True,  # torch's AdamW: DeepSpeed's own would be compiled on first use
+        "zero_optimization": zero,
+        # torch's AdamW and ours: DeepSpeed's own would be compiled on first use
+        "zero_allow_untested_optimizer": True,
+        "zero_force_ds_cpu_optimizer": False,
         "bf16": {"enabled": train.precision == "bf16"},
         "steps_per_print": 10**9,
         "wall_clock_breakdown": False,
     }
-
-
-def _free_port() -> int:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return int(probe.getsockname()[1])
