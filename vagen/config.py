@@ -240,7 +240,11 @@ class Optimizer(Section):
     final_lr: float = Field(
         default=0.02, ge=0, le=1, description="where warming up starts and the decay ends, relative to the peak"
     )
-    clip: float = Field(default=1.0, gt=0, description="largest global gradient norm")
+    clip: float = Field(
+        default=1.0,
+        gt=0,
+        description="largest global gradient norm; adamw only, for Muon's updates have the same size whatever that is",
+    )
 
 
 class Offload(Section):

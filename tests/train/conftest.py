@@ -108,15 +108,9 @@ def learning_rate(optimizer, steps: int, step: int) -> float:
     return optimizer.final_lr + (1 - optimizer.final_lr) * (1 + math.cos(math.pi * progress)) / 2
 
 
-def train_by_hand(config: Config) -> Reference:
-    """One row at a time, in one process, with torch alone: no engine, no accumulation, no collation of rows."""
-    stream = ClozeStream(config.shards, config.clozes, config.seed, config.mixture)
-    policy = create(config.model, cloze_format(config, stream), config.seed)
-    chat = Chat(policy)
-    cells = [(world, cloze) for world in stream.worlds for cloze in stream.patterns]
-    batcher = Batcher(chat, answer_weights(chat, stream, config.train.balance), cells)
-    model, packed = policy.model.train(), PackedLoss(policy.model)
-    optimizer = torch.optim.AdamW(
+def adamw(model: torch.nn.Module, config: Config) -> torch.optim.Optimizer:
+    """Weight decay for what has two dimensions or more."""
+    return torch.optim.AdamW(
         [
             {"params": [p for p in model.parameters() if p.ndim > 1], "weight_decay": config.optimizer.weight_decay},
             {"params": [p for p in model.parameters() if p.ndim <= 1], "weight_decay": 0.0},
@@ -124,6 +118,18 @@ def train_by_hand(config: Config) -> Reference:
         lr=config.optimizer.lr,
         betas=config.optimizer.betas,
     )
+
+
+def train_by_hand(config: Config, make_optimizer=adamw, clip: bool = True) -> Reference:
+    """One row at a time, in one process, with torch alone: no engine, no accumulation, no collation of rows."""
+    stream = ClozeStream(config.shards, config.clozes, config.seed, config.mixture)
+    policy = create(config.model, cloze_format(config, stream), config.seed)
+    chat = Chat(policy)
+    cells = [(world, cloze) for world in stream.worlds for cloze in stream.patterns]
+    batcher = Batcher(chat, answer_weights(chat, stream, config.train.balance), cells)
+    model, packed = policy.model.train(), PackedLoss(policy.model)
+    optimizer = make_optimizer(model, config)
+    peaks = [group["lr"] for group in optimizer.param_groups]
     result = Reference([], [], [], policy)
     for step in range(config.train.steps):
         batches = [batcher.batch([stream.group(step * config.train.rows + row)]) for row in range(config.train.rows)]
@@ -141,9 +147,9 @@ def train_by_hand(config: Config) -> Reference:
         for parameter in model.parameters():
             if parameter.grad is None:  # no image in the whole step: the vision tower stands still but for its decay
                 parameter.grad = torch.zeros_like(parameter)
-        norm = torch.nn.utils.clip_grad_norm_(model.parameters(), config.optimizer.clip)
-        for group in optimizer.param_groups:
-            group["lr"] = config.optimizer.lr * learning_rate(config.optimizer, config.train.steps, step)
+        norm = torch.nn.utils.clip_grad_norm_(model.parameters(), config.optimizer.clip if clip else float("inf"))
+        for group, peak in zip(optimizer.param_groups, peaks, strict=True):
+            group["lr"] = peak * learning_rate(config.optimizer, config.train.steps, step)
         optimizer.step()
         optimizer.zero_grad()
         result.losses.append(loss)
@@ -158,7 +164,7 @@ def reference(values, tmp_path_factory) -> Reference:
 
 
 @pytest.fixture(scope="session")
-def by_hand() -> Callable[[Config], Reference]:
+def by_hand() -> Callable[..., Reference]:
     return train_by_hand
 
 

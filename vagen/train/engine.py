@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import os
+import warnings
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -34,7 +35,7 @@ class StepResult:
 
     Attributes:
         loss: weighted loss per unit of weight; with weights of 1, per supervised token.
-        grad_norm: global gradient norm before clipping.
+        grad_norm: global gradient norm before clipping; with Muon under ZeRO, its matrices count with their updates.
         cell_losses: (C,) summed plain losses of each metrics cell.
         cell_tokens: (C,) supervised tokens of each cell.
         computed: tokens the model went through, padding included.
@@ -69,6 +70,8 @@ def start_processes() -> tuple[int, int]:
         os.environ["LOCAL_RANK"] = str(int(os.environ.get("LOCAL_RANK", "0")) % gpus)
         _accelerator().set_device(int(os.environ["LOCAL_RANK"]))  # before the first collective chooses one
     deepspeed_logger.setLevel(logging.WARNING)
+    # DeepSpeed still calls collectives by names that torch has replaced: for it to mend, and said once per call site.
+    warnings.filterwarnings("ignore", r"`torch\.distributed\.\w+` is deprecated", FutureWarning)
     # Shared-memory communication would be compiled on first use; gloo does without a compiler.
     deepspeed.ops.__compatible_ops__["deepspeed_shm_comm"] = False
     deepspeed.init_distributed(verbose=False)
@@ -297,7 +300,8 @@ def _deepspeed_config(train: Train, optimizer: Optimizer, ranks: int, accumulati
         "train_batch_size": ranks * train.micro_rows * accumulation,
         "train_micro_batch_size_per_gpu": train.micro_rows,
         "gradient_accumulation_steps": accumulation,
-        "gradient_clipping": optimizer.clip,
+        # Under ZeRO, Muon's gradients have become its updates by the time they would be clipped.
+        "gradient_clipping": optimizer.clip if optimizer.name == "adamw" else 0.0,
         "zero_optimization": zero,
         # torch's AdamW and ours: DeepSpeed's own would be compiled on first use
         "zero_allow_untested_optimizer": True,

@@ -78,7 +78,7 @@ def part_of(name: str) -> Part:
 
 
 def _embeddings(model: torch.nn.Module) -> set[int]:
-    """Identities of weights that are looked up by row, or compared with: tables and the head, which Muon does not suit."""
+    """Identities of the weights that are looked up by row, and of the head: no matrices in Muon's sense."""
     tables = {id(module.weight) for module in model.modules() if isinstance(module, torch.nn.Embedding)}
     head = getattr(model, "get_output_embeddings", lambda: None)()
     return tables if head is None else tables | {id(head.weight)}

@@ -66,7 +66,7 @@ def prepare(config: Config, ranks: int, start: Start) -> ClozeStream:
     if start == "new" and ((output / RUN).exists() or (output / CHECKPOINTS).exists()):
         raise ConfigError(f"{output} already holds a run: add --resume or --overwrite, or choose another output")
     if start == "resume":
-        read_id(output)
+        known_id(output)
         _check_unchanged(config, output / CONFIG)
     ensure_folder(output)
     return stream
@@ -153,7 +153,7 @@ def begin(config: Config) -> None:
     write_json(output / RUN, {"id": uuid.uuid4().hex})
 
 
-def read_id(run: Path) -> str:
+def known_id(run: Path) -> str:
     """The id of a run.
 
     Raises:
@@ -180,7 +180,7 @@ def await_id(run: Path) -> str:
         if time.monotonic() > deadline:
             raise ConfigError(f"{run} is not on a file system that all nodes share: choose an output that is")
         time.sleep(0.2)
-    return read_id(run)
+    return known_id(run)
 
 
 @contextmanager

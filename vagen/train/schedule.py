@@ -18,7 +18,7 @@ def rate_factor(optimizer: Optimizer, steps: int, step: int) -> float:
     warmup = min(optimizer.warmup_steps, steps - fall)
     if step < warmup:
         share = step / warmup
-    elif step < steps - fall:
+    elif step < steps - fall or fall == 0:
         share = 1.0
     else:
         progress = min(1.0, (step - (steps - fall)) / fall)
