@@ -260,7 +260,7 @@ def words(arguments: str, material: Path) -> list[str]:
 def nothing_starts(monkeypatch) -> None:
     """Bad input must be noticed before a process trains or others are started; should it not be, nothing happens."""
 
-    def train(config: Config, start: Start):
+    def train(config: Config, start: Start, _: object):
         prepare(config, 1, start)  # where training itself looks first
         raise AssertionError("the bad input was taken: training began")
 

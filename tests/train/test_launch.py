@@ -1,23 +1,36 @@
 """Training by the real commands, in several processes, on a machine without a compiler."""
 
+import json
+import os
+import shutil
 import subprocess
 import sys
+import time
 from pathlib import Path
 
 import pytest
 import yaml
 
-from vagen.config import Config
+from vagen.config import Config, ConfigError, load
+from vagen.data.stream import ClozeStream
+from vagen.evaluate.validation import Validation
+from vagen.policy.chat import Chat
+from vagen.policy.policy import load as load_policy
+from vagen.train import launch
+from vagen.train.launch import slurm_ranks
 from vagen.train.run import latest_model
 
 ROOT = Path(__file__).parents[2]
+SCRIPT = str(ROOT / "scripts" / "train.py")
 LAUNCHERS = {
-    "torchrun": [sys.executable, "-m", "vagen.cli", "train", "--processes", "2"],
+    "vagen": [sys.executable, "-m", "vagen.cli", "train", "--processes", "2"],
+    "torchrun": [*(sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node=2"), SCRIPT],
     "deepspeed": [
         *(sys.executable, str(Path(sys.executable).with_name("deepspeed")), "--num_accelerators", "2"),
-        str(ROOT / "scripts" / "train.py"),
+        SCRIPT,
     ],
 }
+slow = pytest.mark.slow
 
 
 @pytest.fixture
@@ -40,57 +53,163 @@ def succeeded(done) -> None:
     assert done.returncode == 0, f"exit code {done.returncode}:\n{done.stdout[-1000:]}\n{done.stderr[-3000:]}"
 
 
-@pytest.mark.parametrize("launcher", ["torchrun", pytest.param("deepspeed", marks=pytest.mark.slow)])
-def test_two_processes_with_zero_2_train_as_plain_torch_does(
-    train_command, launcher, reference, read_metrics, assert_same_losses
+@pytest.mark.parametrize(
+    ("launcher", "stage"),
+    [
+        ("vagen", 3),
+        *(pytest.param("vagen", stage, marks=slow) for stage in (0, 1, 2)),
+        *(pytest.param(launcher, 3, marks=slow) for launcher in ("torchrun", "deepspeed")),
+    ],
+)
+def test_two_processes_train_as_plain_torch_does(
+    train_command, launcher, stage, reference, read_metrics, assert_same_losses
 ):
-    """Without a compiler on the path; rows of the two ranks have unequal numbers of tokens."""
-    done, output = train_command(launcher, "--train.zero_stage=2")
+    """Without a compiler on the path; rows of the two ranks have unequal numbers of tokens.
+
+    Both processes validate together, and the whole model is saved: it answers as it did when it was in parts.
+    """
+    asked = ["--train.validation.every=20", "--train.validation.n=5", "--train.validation.clozes=inverse_dynamics"]
+    done, output = train_command(launcher, f"--train.zero_stage={stage}", *asked)
     succeeded(done)
     records = read_metrics(output)
-    assert_same_losses(records, reference, 2e-5, f"two processes, ZeRO 2, {launcher}")
+    assert_same_losses(records, reference, 2e-5, f"two processes, ZeRO {stage}, {launcher}")
     norms = [record["grad_norm"] for record in records]
     assert norms == pytest.approx(reference.norms, rel=1e-3), "gradient norms differ"
-    if launcher == "torchrun":
+    if launcher == "vagen":
         lines = done.stdout.splitlines()
         assert lines[-1:] == [str(latest_model(output))], f"the last line must be the model's path: {lines[-3:]}"
+    validate = Validation(load(output / "config.yaml"), records_worlds(records[-1]), ())
+    sums = validate(Chat(load_policy(str(latest_model(output)))), 0, 1)
+    assert sums[:, 1].tolist() == [5] * len(validate.cells)
+    for (world, cloze), right in zip(validate.cells, sums[:, 0].tolist(), strict=True):
+        assert records[-1][f"eval/{world}/{cloze}/accuracy"] == right / 5, f"{world} {cloze}"
+    assert records[-1]["eval/accuracy"] == pytest.approx(float(sums[:, 0].mean()) / 5)
+    assert json.loads((output / "checkpoints" / "best.json").read_text())["step"] == 20
 
 
-@pytest.mark.slow
-@pytest.mark.parametrize("stage", [0, 1])
-def test_two_processes_with_other_stages(train_command, stage, reference, read_metrics, assert_same_losses):
-    done, output = train_command("torchrun", f"--train.zero_stage={stage}")
-    succeeded(done)
-    assert_same_losses(read_metrics(output), reference, 2e-5, f"two processes, ZeRO {stage}")
+def records_worlds(record: dict) -> list[str]:
+    """The worlds a record has accuracies of, in order."""
+    return [key.split("/")[1] for key in record if key.startswith("eval/") and key.count("/") == 3]
 
 
-@pytest.mark.slow
-@pytest.mark.parametrize("stage", [0, 2])
+@slow
+@pytest.mark.parametrize("stage", [0, 1, 2, 3])
 def test_a_row_without_images_on_one_rank_only(train_command, by_hand, values, tmp_path, stage):
     """Plans need three transitions; where an episode is shorter only the text clozes are left, on one of two ranks."""
     changes = {
         "clozes": {"weights": {"plan_inference": 1.0, "text_forward_dynamics": 1.0}},
         "train": {"rows": 2, "micro_rows": 1, "steps": 12},
     }
-    expected = by_hand(Config.model_validate(values(tmp_path, **changes)))
-    done, output = train_command("torchrun", f"--train.zero_stage={stage}", timeout=180, **changes)
+    config = Config.model_validate(values(tmp_path, **changes))
+    stream = ClozeStream(config.shards, config.clozes, config.seed, config.shares)
+    seeing = [[any(s.images for s in stream.group(2 * step + rank).samples) for rank in (0, 1)] for step in range(12)]
+    assert any(one != other for one, other in seeing), "no step has images on one rank only"
+    expected = by_hand(config)
+    done, output = train_command("vagen", f"--train.zero_stage={stage}", timeout=180, **changes)
     succeeded(done)
     losses = [yaml.safe_load(line)["loss"] for line in (output / "metrics.jsonl").read_text().splitlines()]
     assert losses == pytest.approx(expected.losses, abs=2e-5)
 
 
-@pytest.mark.slow
-def test_two_processes_resume(train_command, reference, read_metrics, assert_same_losses):
-    """ZeRO 2 checkpoints of both processes go on where they were."""
-    import shutil
-
-    _, output = train_command("torchrun", "--train.zero_stage=2")
+@slow
+@pytest.mark.parametrize("stage", [0, 2, 3])
+def test_two_processes_resume(train_command, reference, read_metrics, assert_same_losses, stage):
+    """Checkpoints of both processes go on where they were, bit for bit."""
+    _, output = train_command("vagen", f"--train.zero_stage={stage}")
+    before = read_metrics(output)
     shutil.rmtree(output / "checkpoints" / "step-000020")
-    done, output = train_command("torchrun", "--train.zero_stage=2", "--resume")
+    done, output = train_command("vagen", f"--train.zero_stage={stage}", "--resume")
     succeeded(done)
-    records = read_metrics(output)[-10:]
-    assert [record["step"] for record in records] == list(range(11, 21))
-    assert_same_losses(records, reference.losses[10:], 2e-5, "steps 11 to 20 after --resume, two processes")
+    records = read_metrics(output)
+    assert [record["step"] for record in records] == list(range(1, 21))
+    assert [record["loss"] for record in records] == [record["loss"] for record in before]
+    assert_same_losses(records, reference, 2e-5, "two processes, resumed")
+
+
+@slow
+def test_tasks_of_a_slurm_step_train_together(
+    values, without_compilers, tmp_path, reference, read_metrics, assert_same_losses
+):
+    """As `srun vagen train` starts them: no launcher, but SLURM's variables."""
+    config = tmp_path / "config.yaml"
+    config.write_text(yaml.safe_dump(values(tmp_path / "out", train={"zero_stage": 1})))
+    tasks = [
+        subprocess.Popen(
+            [sys.executable, "-m", "vagen.cli", "train", "--config", str(config)],
+            env={**without_compilers, **slurm(task), "SLURM_JOB_ID": str(os.getpid()), "MASTER_ADDR": "127.0.0.1"},
+            cwd=tmp_path,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            text=True,
+        )
+        for task in (0, 1)
+    ]
+    said = [task.communicate(timeout=300) for task in tasks]
+    assert [task.returncode for task in tasks] == [0, 0], said
+    assert_same_losses(read_metrics(tmp_path / "out"), reference, 2e-5, "two tasks of SLURM")
+
+
+def slurm(task: int) -> dict[str, str]:
+    """What SLURM tells the tasks of a step: two on one node."""
+    return {
+        "SLURM_PROCID": str(task),
+        "SLURM_LOCALID": str(task),
+        "SLURM_STEP_NUM_TASKS": "2",
+        "SLURM_STEP_TASKS_PER_NODE": "2",
+        "SLURM_STEP_NODELIST": "node7",
+        "SLURM_STEP_ID": "0",
+        "SLURM_JOB_ID": "1234",
+    }
+
+
+def test_ranks_from_slurm():
+    variables = {**slurm(1), "SLURM_STEP_NODELIST": "gpu[003-005,9],cpu1", "SLURM_STEP_TASKS_PER_NODE": "4(x2)"}
+    found = slurm_ranks(variables)
+    port = found.pop("MASTER_PORT")
+    assert found == {
+        "RANK": "1",
+        "WORLD_SIZE": "2",
+        "LOCAL_RANK": "1",
+        "LOCAL_WORLD_SIZE": "4",
+        "MASTER_ADDR": "gpu003",
+    }
+    assert 1024 < int(port) < 65536
+    assert slurm_ranks({**variables, "MASTER_ADDR": "here", "MASTER_PORT": "5"})["MASTER_ADDR"] == "here"
+    assert slurm_ranks({**variables, "RANK": "0"}) == {}, "a launcher within the step knows better"
+    assert slurm_ranks({"SLURM_PROCID": "0", "SLURM_NTASKS": "8"}) == {}, "a batch script is not a step"
+
+
+@pytest.mark.parametrize(
+    ("nodes", "first"), [("a", "a"), ("a,b", "a"), ("n[07-12]", "n07"), ("n[3,5]-ib", "n3-ib"), ("x-1,y[1-2]", "x-1")]
+)
+def test_the_first_node_of_a_list(nodes, first):
+    assert slurm_ranks({**slurm(0), "SLURM_STEP_NODELIST": nodes})["MASTER_ADDR"] == first
+
+
+def test_a_list_of_nodes_that_cannot_be_read_is_refused():
+    with pytest.raises(ConfigError, match="set MASTER_ADDR"):
+        slurm_ranks({**slurm(0), "SLURM_STEP_NODELIST": ""})
+
+
+# -------------------------------------------------------------------------------------------------------- supervising
+
+
+@pytest.mark.parametrize(
+    ("programs", "code", "seconds"),
+    [
+        (["pass", "pass"], 0, 5),
+        (["import sys; sys.exit(2)", "import time; time.sleep(60)"], 2, 20),
+        (["import os; os.kill(os.getpid(), 9)", "pass"], 137, 5),
+        (["import sys; sys.exit(143)", "import sys, time; time.sleep(1); sys.exit(143)"], 143, 5),
+    ],
+)
+def test_one_failure_ends_all_and_its_exit_code_is_theirs(monkeypatch, programs, code, seconds):
+    monkeypatch.setattr(launch, "GRACE_SECONDS", 0.5)
+    children = [subprocess.Popen([sys.executable, "-c", program]) for program in programs]
+    began = time.monotonic()
+    assert launch._supervise(children) == code
+    assert time.monotonic() - began < seconds
+    assert all(child.returncode is not None for child in children)
 
 
 # ------------------------------------------------------------------------------------------------------------- refused
@@ -105,14 +224,14 @@ def test_two_processes_resume(train_command, reference, read_metrics, assert_sam
     ],
 )
 def test_bad_input_is_refused_before_processes_start(train_command, overrides, complaint):
-    done, output = train_command("torchrun", *overrides)
+    done, output = train_command("vagen", *overrides)
     assert (done.returncode, done.stderr.count("\n")) == (2, 1), done.stderr[-2000:]
     assert complaint in done.stderr
     assert not output.exists()
 
 
-@pytest.mark.slow
+@slow
 @pytest.mark.parametrize("override", ["--model.path=/nowhere/model", "--output=/dev/null/out"])
 def test_bad_models_and_outputs_are_refused_before_processes_start(train_command, override):
-    done, _ = train_command("torchrun", override)
+    done, _ = train_command("vagen", override)
     assert (done.returncode, done.stderr.count("\n")) == (2, 1), done.stderr[-2000:]

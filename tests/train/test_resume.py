@@ -101,13 +101,13 @@ def test_a_resumed_run_has_the_losses_of_one_that_was_never_stopped(run, whole, 
     assert models[0].read_bytes() == models[1].read_bytes(), "the models differ"
 
 
-def test_sources_of_random_numbers_go_on_where_they_were(tmp_path):
+def test_sources_of_random_numbers_go_on_where_they_were():
     seed_random(3)
     random.gauss(0, 1), np.random.standard_normal(), torch.rand(2)
-    torch.save(random_states(), tmp_path / "states.pt")
+    states = random_states()
     expected = random.gauss(0, 1), np.random.standard_normal(3).tolist(), torch.rand(3).tolist()
     seed_random(4)
-    restore_random_states(torch.load(tmp_path / "states.pt", weights_only=True))
+    restore_random_states(states)
     assert (random.gauss(0, 1), np.random.standard_normal(3).tolist(), torch.rand(3).tolist()) == expected
 
 
@@ -356,7 +356,7 @@ def _no_id(copy: Path) -> None:
         (_shortened, "another size"),
         (_renamed, "under another name"),
         (_no_id, r"run\.json cannot be read"),
-        (lambda copy: (copy / NEWEST / "random-00000.pt").unlink(), "is missing"),
+        (lambda copy: (copy / NEWEST / "random-00000.json").unlink(), "is missing"),
         (lambda copy: (copy / NEWEST / "manifest.json").write_text("{"), "cannot be read"),
     ],
 )

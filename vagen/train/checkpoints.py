@@ -15,7 +15,6 @@ import stat
 from collections.abc import Iterator
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import torch
@@ -68,7 +67,18 @@ class Manifest:
     files: dict[str, int]
 
 
+@dataclass(frozen=True)
+class RandomStates:
+    """Where the sources of random numbers of a process are, each in its own format; bytes as hexadecimal digits."""
+
+    python: tuple[int, tuple[int, ...], float | None]
+    numpy: tuple[str, tuple[int, ...], int, int, float]
+    torch: str
+    cuda: str | None
+
+
 _MANIFEST = TypeAdapter(Manifest)
+_RANDOM = TypeAdapter(RandomStates)
 
 
 class Checkpoints:
@@ -98,7 +108,7 @@ class Checkpoints:
             part.mkdir(parents=True)
         barrier()
         engine.save(self.folder, part.name)
-        torch.save(random_states(), part / _random_file(self._rank))
+        write_json(part / _random_file(self._rank), asdict(random_states()))
         weights = engine.model_state()
         if self._rank == 0:
             policy.save(part / MODEL, weights)
@@ -139,7 +149,7 @@ class Checkpoints:
         engine.load(self.folder, folder.name)
         file = folder / _random_file(self._rank)
         if file.exists():  # with ZeRO 0 there may be more processes now than took it
-            restore_random_states(torch.load(file, map_location="cpu", weights_only=True))
+            restore_random_states(_RANDOM.validate_json(file.read_bytes()))
 
     def clean(self) -> None:
         """Remove what a killed process left half-written."""
@@ -198,37 +208,34 @@ def seed_random(seed: int) -> None:
     torch.manual_seed(seed)
 
 
-def random_states() -> dict[str, Any]:
-    """The states of all sources of random numbers of this process, as tensors and plain values."""
+def random_states() -> RandomStates:
+    """The states of all sources of random numbers of this process."""
     version, numbers, gauss = random.getstate()
-    kind, keys, position, has_gauss, cached = np.random.get_state()
-    return {
-        "python": [version, list(numbers), gauss],
-        "numpy": [
-            str(kind),
-            torch.from_numpy(np.asarray(keys, dtype=np.int64)),
-            int(position),
-            int(has_gauss),
-            float(cached),
-        ],
-        "torch": torch.get_rng_state(),
-        "cuda": torch.cuda.get_rng_state() if torch.cuda.is_available() else None,
-    }
+    kind, keys, *rest = np.random.get_state()
+    return RandomStates(
+        python=(version, numbers, gauss),
+        numpy=(str(kind), tuple(np.asarray(keys).tolist()), *rest),  # type: ignore[arg-type]
+        torch=torch.get_rng_state().numpy().tobytes().hex(),
+        cuda=torch.cuda.get_rng_state().numpy().tobytes().hex() if torch.cuda.is_available() else None,
+    )
 
 
-def restore_random_states(states: dict[str, Any]) -> None:
+def restore_random_states(states: RandomStates) -> None:
     """The reverse of :func:`random_states`."""
-    version, numbers, gauss = states["python"]
-    random.setstate((version, tuple(numbers), gauss))
-    kind, keys, position, has_gauss, cached = states["numpy"]
-    np.random.set_state((kind, keys.numpy().astype(np.uint32), position, has_gauss, cached))
-    torch.set_rng_state(states["torch"])
-    if states["cuda"] is not None and torch.cuda.is_available():
-        torch.cuda.set_rng_state(states["cuda"])
+    random.setstate(states.python)
+    kind, keys, position, has_gauss, cached = states.numpy
+    np.random.set_state((kind, np.array(keys, dtype=np.uint32), position, has_gauss, cached))
+    torch.set_rng_state(_bytes(states.torch))
+    if states.cuda is not None and torch.cuda.is_available():
+        torch.cuda.set_rng_state(_bytes(states.cuda))
+
+
+def _bytes(digits: str) -> torch.Tensor:
+    return torch.tensor(list(bytes.fromhex(digits)), dtype=torch.uint8)
 
 
 def _random_file(rank: int) -> str:
-    return f"random-{rank:05d}.pt"
+    return f"random-{rank:05d}.json"
 
 
 def _files(folder: Path) -> Iterator[Path]:
