@@ -17,7 +17,7 @@ from vagen.evaluate.validation import Validation
 from vagen.policy.chat import Chat
 from vagen.policy.policy import load as load_policy
 from vagen.train import launch
-from vagen.train.launch import slurm_ranks
+from vagen.train.ranks import slurm_ranks
 from vagen.train.run import latest_model
 
 ROOT = Path(__file__).parents[2]

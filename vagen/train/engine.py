@@ -22,8 +22,8 @@ from deepspeed.utils import logger as deepspeed_logger
 
 from vagen.config import ConfigError, Optimizer, Train
 from vagen.policy.packing import Batch, PackedLoss
-from vagen.train.launch import free_port, slurm_ranks
 from vagen.train.optimizer import ParameterGroup, parameter_groups
+from vagen.train.ranks import free_port, slurm_ranks
 from vagen.train.run import micro_batches
 from vagen.train.schedule import rate_factor
 from vagen.train.stopwatch import Stopwatch

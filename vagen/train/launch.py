@@ -1,19 +1,18 @@
-"""Starting the training loop in several processes: on this machine, or as a step of SLURM."""
+"""Starting the training loop in several processes on one machine, and watching over them."""
 
 from __future__ import annotations
 
 import os
-import re
 import signal
-import socket
 import subprocess
 import sys
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from types import FrameType
 
-from vagen.config import ConfigError, environment
+from vagen.config import environment
+from vagen.train.ranks import free_port
 from vagen.train.signals import STOPPING
 
 POLL_SECONDS = 0.1
@@ -24,37 +23,6 @@ STOPPED = {128 + number for number in STOPPING}  # exit codes of processes that 
 def launched() -> bool:
     """Whether a launcher (this one, deepspeed, torchrun, or SLURM) started this process as one of several."""
     return "RANK" in os.environ or "SLURM_STEP_NUM_TASKS" in os.environ
-
-
-def slurm_ranks(variables: Mapping[str, str]) -> dict[str, str]:
-    """What torch wants to know of a process that ``srun`` started, from what SLURM says; empty for other processes.
-
-    The first node of the step becomes the meeting point, unless ``MASTER_ADDR`` names another.
-
-    Raises:
-        ConfigError: the list of nodes cannot be read.
-    """
-    if "RANK" in variables or "SLURM_STEP_NUM_TASKS" not in variables:
-        return {}
-    tasks = re.match(r"\d+", variables.get("SLURM_STEP_TASKS_PER_NODE", ""))
-    job = int(variables.get("SLURM_JOB_ID", "0")) * 31 + int(variables.get("SLURM_STEP_ID", "0"))
-    ranks = {
-        "RANK": variables["SLURM_PROCID"],
-        "WORLD_SIZE": variables["SLURM_STEP_NUM_TASKS"],
-        "LOCAL_RANK": variables["SLURM_LOCALID"],
-        "LOCAL_WORLD_SIZE": tasks[0] if tasks else variables["SLURM_STEP_NUM_TASKS"],
-        "MASTER_ADDR": _first_node(variables.get("SLURM_STEP_NODELIST", "")),
-        "MASTER_PORT": str(20000 + job % 10000),
-    }
-    return {name: variables.get(name, value) if name.startswith("MASTER") else value for name, value in ranks.items()}
-
-
-def _first_node(nodes: str) -> str:
-    """The first name of a list such as ``gpu[003-005,9],cpu1``."""
-    match = re.match(r"([^\[\],]+)(?:\[(\d+)[^\]]*\])?([^\[\],]*)", nodes)
-    if not match:
-        raise ConfigError(f"SLURM's list of nodes {nodes!r} cannot be read: set MASTER_ADDR to the first node")
-    return "".join(part or "" for part in match.groups())
 
 
 def run_processes(processes: int, arguments: Sequence[str]) -> int:
@@ -82,13 +50,6 @@ def run_processes(processes: int, arguments: Sequence[str]) -> int:
                 )
             )
         return _supervise(children)
-
-
-def free_port() -> int:
-    """A port of this machine that nobody listens at now."""
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return int(probe.getsockname()[1])
 
 
 @contextmanager
