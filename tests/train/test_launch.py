@@ -68,7 +68,7 @@ def test_two_processes_train_as_plain_torch_does(
 
     Both processes validate together, and the whole model is saved: it answers as it did when it was in parts.
     """
-    asked = ["--train.validation.every=20", "--train.validation.n=5", "--train.validation.clozes=inverse_dynamics"]
+    asked = ["--train.validation.every=10", "--train.validation.n=5", "--train.validation.clozes=inverse_dynamics"]
     done, output = train_command(launcher, f"--train.zero_stage={stage}", *asked)
     succeeded(done)
     records = read_metrics(output)
@@ -84,7 +84,11 @@ def test_two_processes_train_as_plain_torch_does(
     for (world, cloze), right in zip(validate.cells, sums[:, 0].tolist(), strict=True):
         assert records[-1][f"eval/{world}/{cloze}/accuracy"] == right / 5, f"{world} {cloze}"
     assert records[-1]["eval/accuracy"] == pytest.approx(float(sums[:, 0].mean()) / 5)
-    assert json.loads((output / "checkpoints" / "best.json").read_text())["step"] == 20
+    measured = {record["step"]: record["eval/accuracy"] for record in records if "eval/accuracy" in record}
+    assert list(measured) == [10, 20]
+    best = json.loads((output / "checkpoints" / "best.json").read_text())
+    assert best["value"] == max(measured.values()) == measured[best["step"]]
+    assert (output / "checkpoints" / best["checkpoint"] / "model" / "config.json").is_file()
 
 
 def records_worlds(record: dict) -> list[str]:
@@ -124,6 +128,26 @@ def test_two_processes_resume(train_command, reference, read_metrics, assert_sam
     assert [record["step"] for record in records] == list(range(1, 21))
     assert [record["loss"] for record in records] == [record["loss"] for record in before]
     assert_same_losses(records, reference, 2e-5, "two processes, resumed")
+
+
+@slow
+@pytest.mark.parametrize("stage", [1, 2, 3])
+@pytest.mark.parametrize(("before", "after"), [(2, 1), (1, 2)])
+def test_another_number_of_processes_goes_on(
+    train_command, reference, read_metrics, assert_same_losses, stage, before, after
+):
+    """Optimizer states spread over two processes come together in one, and the reverse."""
+    words = (f"--train.zero_stage={stage}", "--train.micro_rows=1")
+    changes = {"optimizer": {"weight_decay": 2.0, "rates": {"vision": 0.5}}}  # groups that must not be mistaken
+    done, output = train_command("vagen", *words, f"--processes={before}", **changes)
+    succeeded(done)
+    expected = [record["loss"] for record in read_metrics(output)]
+    assert abs(expected[-1] - reference.losses[-1]) > 1e-3, "the groups are alike"
+    shutil.rmtree(output / "checkpoints" / "step-000020")
+    done, output = train_command("vagen", *words, f"--processes={after}", "--resume", **changes)
+    succeeded(done)
+    assert_same_losses(read_metrics(output), expected, 2e-5, f"{before} processes, then {after}, ZeRO {stage}")
+    assert not list(output.glob("checkpoints/.*.part"))
 
 
 @slow
@@ -177,6 +201,7 @@ def test_ranks_from_slurm():
     assert slurm_ranks({**variables, "MASTER_ADDR": "here", "MASTER_PORT": "5"})["MASTER_ADDR"] == "here"
     assert slurm_ranks({**variables, "RANK": "0"}) == {}, "a launcher within the step knows better"
     assert slurm_ranks({"SLURM_PROCID": "0", "SLURM_NTASKS": "8"}) == {}, "a batch script is not a step"
+    assert slurm_ranks({**variables, "SLURM_STEP_NUM_TASKS": "1"}) == {}, "a task alone may start processes itself"
 
 
 @pytest.mark.parametrize(

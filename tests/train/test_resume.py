@@ -400,13 +400,15 @@ def test_nothing_old_is_removed_before_the_new_is_whole(run, values, copy, monke
     assert (copy / "checkpoints" / "latest").read_text() == "step-000006", "it names what was there when it was copied"
 
 
-def test_another_number_of_processes_is_refused_where_states_are_spread(run, tmp_path):
-    output = run(train={**SHORT, "zero_stage": 1})
+def test_muon_states_are_not_spread_over_another_number_of_processes(run, tmp_path):
+    output = run(train={**SHORT, "steps": 2, "zero_stage": 1}, optimizer={"name": "muon"})
     checkpoints = Checkpoints(output, known_id(output), 0, 3)
     manifest = checkpoints.newest()
     assert manifest is not None
-    with pytest.raises(ConfigError, match="go on with 1 processes instead of 3"):
+    assert checkpoints.spread_otherwise(manifest)
+    with pytest.raises(ConfigError, match="cannot be spread over another number of processes"):
         checkpoints.load(mock.Mock(), manifest)
+    assert not Checkpoints(output, known_id(output), 0, 1).spread_otherwise(manifest)
 
 
 def test_two_trainings_do_not_write_to_one_folder(tmp_path):

@@ -23,7 +23,7 @@ from pydantic import TypeAdapter, ValidationError
 from vagen.config import ConfigError
 from vagen.files import write_json, write_text_atomically
 from vagen.policy.policy import Policy
-from vagen.train.engine import Engine, barrier
+from vagen.train.engine import Engine, barrier, make_universal
 from vagen.train.run import CHECKPOINTS, MANIFEST, MODEL, step_of
 
 LATEST, BEST = "latest", "best.json"
@@ -134,21 +134,30 @@ class Checkpoints:
         found = [path.parent for path in self.folder.glob(f"step-*/{MANIFEST}") if step_of(path.parent) >= 0]
         return self._checked(max(found, key=step_of)) if found else None
 
+    def spread_otherwise(self, manifest: Manifest) -> bool:
+        """Whether another number of processes took a checkpoint, and spread its states over them."""
+        return manifest.zero_stage > 0 and manifest.processes != self._ranks
+
     def load(self, engine: Engine, manifest: Manifest) -> None:
         """Put an engine, and the sources of random numbers, into the state of a checkpoint; all processes call this.
 
-        Raises:
-            ConfigError: another number of processes took it, and spread its states over them.
+        Where it is spread otherwise, the engine must be one that loads universal checkpoints: it is turned into one
+        first.
         """
         folder = self.folder / f"step-{manifest.step:06d}"
-        if manifest.zero_stage and manifest.processes != self._ranks:
-            raise ConfigError(
-                f"{folder} was taken by {manifest.processes} processes with ZeRO {manifest.zero_stage}, which spread "
-                f"the optimizer's states over them: go on with {manifest.processes} processes instead of {self._ranks}"
-            )
-        engine.load(self.folder, folder.name)
+        if self.spread_otherwise(manifest):
+            universal = self.folder / f".{folder.name}.universal.part"
+            if self._rank == 0:
+                make_universal(folder, universal)
+            barrier()
+            engine.load(self.folder, universal.name)
+            barrier()
+            if self._rank == 0:
+                shutil.rmtree(universal)
+        else:
+            engine.load(self.folder, folder.name)
         file = folder / _random_file(self._rank)
-        if file.exists():  # with ZeRO 0 there may be more processes now than took it
+        if file.exists():  # there may be more processes now than took it
             restore_random_states(_RANDOM.validate_json(file.read_bytes()))
 
     def clean(self) -> None:

@@ -120,10 +120,12 @@ def train(config: Config, start: Start = "new", make_validate: MakeValidate | No
         chat = Chat(policy)
         batcher = Batcher(chat, answer_weights(chat, stream, config.train.balance), cells)
         validation = _Validation(config, stream, make_validate, chat, rank, ranks)
-        engine = Engine(policy.model, config.train, config.optimizer, len(cells))
+        newest = checkpoints.newest()
+        universal = newest is not None and checkpoints.spread_otherwise(newest)
+        engine = Engine(policy.model, config.train, config.optimizer, len(cells), universal)
         seed_random(config.seed + rank)  # each process drops out for itself
         done, best = 0, None
-        if newest := checkpoints.newest():
+        if newest:
             checkpoints.load(engine, newest)
             done, best = newest.step, newest.best
         steps = _Steps(stream, batcher, config, rank, ranks, done)

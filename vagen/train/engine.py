@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import logging
 import os
+import subprocess
+import sys
 import warnings
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
@@ -109,6 +111,24 @@ def largest(number: int) -> int:
     return int(value)
 
 
+def make_universal(checkpoint: Path, universal: Path) -> None:
+    """Turn a checkpoint whose states are spread over processes into one that any number of them can load.
+
+    The universal one belongs to the same ZeRO stage.
+
+    Raises:
+        ConfigError: it cannot be turned; DeepSpeed's last word says why.
+    """
+    command = [sys.executable, "-m", "deepspeed.checkpoint.ds_to_universal", "--inject_missing_state"]
+    folders = ["--input_folder", str(checkpoint), "--output_folder", str(universal)]
+    done = subprocess.run([*command, *folders], capture_output=True, text=True, check=False)
+    if done.returncode:
+        last = (done.stderr.strip().splitlines() or ["no message"])[-1]
+        raise ConfigError(
+            f"{checkpoint} cannot be spread over another number of processes ({last}): go on with as many as took it"
+        )
+
+
 def _accelerator() -> Any:
     return get_accelerator()
 
@@ -119,23 +139,30 @@ class Engine:
     Args:
         model: trained in place, on every process.
         cells: how many cells the metrics have.
+        universal: whether the checkpoint to load will be a universal one.
     """
 
-    def __init__(self, model: torch.nn.Module, train: Train, optimizer: Optimizer, cells: int):
+    def __init__(
+        self, model: torch.nn.Module, train: Train, optimizer: Optimizer, cells: int, universal: bool = False
+    ):
         self.ranks = deepspeed.comm.get_world_size()
         self.accumulation = micro_batches(train, self.ranks)
         self.cells = cells
         self.zero_stage = train.zero_stage
         self.dtype = torch.bfloat16 if train.precision == "bf16" else torch.float32
         self._peak = optimizer.lr
-        updater = _updater(parameter_groups(model, optimizer), train, optimizer)
-        schedule = torch.optim.lr_scheduler.LambdaLR(updater, partial(rate_factor, optimizer, train.steps))
+        self._updater = _updater(parameter_groups(model, optimizer), train, optimizer)
+        factor = partial(rate_factor, optimizer, train.steps)
+        self._schedule = torch.optim.lr_scheduler.LambdaLR(self._updater, factor)
         self._engine: Any  # DeepSpeed's type hints do not know what its engine holds
         self._engine, *_ = deepspeed.initialize(
             model=PackedLoss(model),
-            optimizer=updater,
-            lr_scheduler=schedule,  # pyright: ignore[reportArgumentType] - a LambdaLR, which it takes
-            config=_deepspeed_config(train, optimizer, self.ranks, self.accumulation),
+            optimizer=self._updater,
+            lr_scheduler=self._schedule,  # pyright: ignore[reportArgumentType] - a LambdaLR, which it takes
+            config={
+                **_deepspeed_config(train, optimizer, self.ranks, self.accumulation),
+                "checkpoint": {"load_universal": universal},
+            },
             dist_init_required=False,
         )
         self.device = self._engine.device
@@ -144,7 +171,7 @@ class Engine:
     @property
     def lr(self) -> float:
         """AdamW's learning rate of the next step, for a part of the model whose relative rate is 1."""
-        group = self._engine.optimizer.param_groups[0]
+        group = self._updater.param_groups[0]
         return self._peak * float(group["lr"]) / float(group["initial_lr"])
 
     def step(self, batches: Sequence[Batch]) -> StepResult:
@@ -234,9 +261,16 @@ class Engine:
 
     def load(self, folder: Path, tag: str) -> None:
         """Resume from ``folder / tag``, which must be one of this run's own: it is a pickle."""
+        settings = [{key: group[key] for key in group if key != "params"} for group in self._updater.param_groups]
         path, _ = self._engine.load_checkpoint(str(folder), tag=tag)
         if path is None:
             raise ConfigError(f"checkpoint {folder / tag} cannot be loaded")
+        # From universal checkpoints all groups get the settings of the first, and one tensor counts the steps of all.
+        for group, own, lr in zip(self._updater.param_groups, settings, self._schedule.get_last_lr(), strict=True):
+            group.update(own, lr=lr)
+        for state in self._updater.state.values():
+            if torch.is_tensor(state.get("step")):
+                state["step"] = state["step"].clone()
 
     def model_state(self) -> dict[str, torch.Tensor]:
         """The trained weights by the model's own parameter names (all processes must call this).

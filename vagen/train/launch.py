@@ -12,7 +12,7 @@ from contextlib import contextmanager
 from types import FrameType
 
 from vagen.config import environment
-from vagen.train.ranks import free_port
+from vagen.train.ranks import free_port, slurm_ranks
 from vagen.train.signals import STOPPING
 
 POLL_SECONDS = 0.1
@@ -22,7 +22,7 @@ STOPPED = {128 + number for number in STOPPING}  # exit codes of processes that 
 
 def launched() -> bool:
     """Whether a launcher (this one, deepspeed, torchrun, or SLURM) started this process as one of several."""
-    return "RANK" in os.environ or "SLURM_STEP_NUM_TASKS" in os.environ
+    return "RANK" in os.environ or bool(slurm_ranks(os.environ))
 
 
 def run_processes(processes: int, arguments: Sequence[str]) -> int:

@@ -17,7 +17,7 @@ def slurm_ranks(variables: Mapping[str, str]) -> dict[str, str]:
     Raises:
         ConfigError: the list of nodes cannot be read.
     """
-    if "RANK" in variables or "SLURM_STEP_NUM_TASKS" not in variables:
+    if "RANK" in variables or int(variables.get("SLURM_STEP_NUM_TASKS", "1")) == 1:
         return {}
     tasks = re.match(r"\d+", variables.get("SLURM_STEP_TASKS_PER_NODE", ""))
     job = int(variables.get("SLURM_JOB_ID", "0")) * 31 + int(variables.get("SLURM_STEP_ID", "0"))
