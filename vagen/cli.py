@@ -348,6 +348,8 @@ def _train(args: argparse.Namespace, overrides: list[str]) -> int:
     config = load(args.config, overrides)
     from vagen.train.launch import launched, run_processes
 
+    if launched() and args.processes:
+        raise UsageError("--processes starts processes itself, and a launcher has started this one: leave it out")
     processes = 1 if launched() else args.processes or _gpus() or 1
     if processes > 1:
         from vagen.train.run import prepare

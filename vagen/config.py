@@ -211,7 +211,7 @@ class Data(Section):
 
 
 class Rates(Section):
-    """Learning rates of the parts of a model, relative to ``optimizer.lr``."""
+    """Learning rates of the parts of a model, relative to ``optimizer.lr`` and ``optimizer.muon_lr``."""
 
     vision: float = Field(default=1.0, gt=0, description="the vision tower")
     projector: float = Field(default=1.0, gt=0, description="what turns its outputs into the language model's inputs")

@@ -3,9 +3,10 @@
 import json
 import math
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
+from unittest import mock
 
 import numpy as np
 import pytest
@@ -18,9 +19,10 @@ from vagen.policy.chat import Chat
 from vagen.policy.packing import PackedLoss
 from vagen.policy.policy import Policy, create
 from vagen.rollout.collect import collect
-from vagen.train.run import cloze_format
+from vagen.train.run import Start, cloze_format
 
 STEPS = 20
+LAUNCHER = ("RANK", "WORLD_SIZE", "LOCAL_RANK", "MASTER_ADDR", "MASTER_PORT")
 WORLDS = ("minigrid-rooms-6x6", "sokoban-6x6", "frozenlake-6x6")
 
 
@@ -156,6 +158,34 @@ def train_by_hand(config: Config, make_optimizer=adamw, clip: bool = True) -> Re
         result.norms.append(norm.item())
         result.cells.append(sums)
     return result
+
+
+@pytest.fixture(scope="session")
+def process_group() -> Iterator[dict[str, str]]:
+    """One process group for all runs in this process, which can train many times and joins once; its variables."""
+    from vagen.train.engine import start_processes, stop_processes
+
+    with mock.patch.dict(os.environ):
+        for name in LAUNCHER:
+            os.environ.pop(name, None)
+        start_processes()
+        variables = {name: os.environ[name] for name in LAUNCHER if name in os.environ}
+    yield variables
+    stop_processes()
+
+
+@pytest.fixture(scope="module")
+def run(process_group, values, tmp_path_factory) -> Iterator[Callable[..., Path]]:
+    """``run(start="new", output=None, **changes)``: trains here and returns the run's folder."""
+    from vagen.train.cloze import train
+
+    def train_here(start: Start = "new", output: Path | None = None, **changes) -> Path:
+        output = output or tmp_path_factory.mktemp("run") / "out"
+        train(Config.model_validate(values(output, **changes)), start)
+        return output
+
+    with mock.patch.dict(os.environ, process_group):
+        yield train_here
 
 
 @pytest.fixture(scope="session")

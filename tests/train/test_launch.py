@@ -11,6 +11,7 @@ from pathlib import Path
 import pytest
 import yaml
 
+from vagen import cli
 from vagen.config import Config, ConfigError, load
 from vagen.data.stream import ClozeStream
 from vagen.evaluate.validation import Validation
@@ -202,6 +203,14 @@ def test_ranks_from_slurm():
     assert slurm_ranks({**variables, "RANK": "0"}) == {}, "a launcher within the step knows better"
     assert slurm_ranks({"SLURM_PROCID": "0", "SLURM_NTASKS": "8"}) == {}, "a batch script is not a step"
     assert slurm_ranks({**variables, "SLURM_STEP_NUM_TASKS": "1"}) == {}, "a task alone may start processes itself"
+
+
+def test_processes_are_not_started_twice(values, tmp_path, monkeypatch, capsys):
+    monkeypatch.setenv("RANK", "0")
+    config = tmp_path / "config.yaml"
+    config.write_text(yaml.safe_dump(values(tmp_path / "out")))
+    assert cli.main(["train", "--config", str(config), "--processes", "8"]) == 2
+    assert "a launcher has started this one" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize(

@@ -1,11 +1,9 @@
 """The training loop in one process, against a loop of torch alone; and what it leaves behind."""
 
-import os
 import pickle
 import shutil
 from dataclasses import replace
 from pathlib import Path
-from unittest import mock
 
 import numpy as np
 import pytest
@@ -20,8 +18,7 @@ from vagen.policy.chat import Chat
 from vagen.policy.packing import PackedLoss
 from vagen.policy.policy import load as load_policy
 from vagen.train import cloze as loop
-from vagen.train.engine import stop_processes
-from vagen.train.run import Start, latest_model, micro_batches
+from vagen.train.run import latest_model, micro_batches
 from vagen.train.stopwatch import PHASES
 
 DECLARED = {
@@ -36,28 +33,6 @@ DECLARED = {
     "sharing",
     *(f"seconds/{phase}" for phase in PHASES),
 }
-
-
-@pytest.fixture(scope="module")
-def process_group():
-    """One process group for all runs of this file: a process can train many times, and joins once."""
-    with mock.patch.dict(os.environ):
-        for name in ("RANK", "WORLD_SIZE", "LOCAL_RANK", "MASTER_ADDR", "MASTER_PORT"):
-            os.environ.pop(name, None)
-        yield
-        stop_processes()
-
-
-@pytest.fixture(scope="module")
-def run(process_group, values, tmp_path_factory):
-    """``run(start="new", output=None, **changes)``: trains here and returns the run's folder."""
-
-    def train(start: Start = "new", output: Path | None = None, **changes) -> Path:
-        output = output or tmp_path_factory.mktemp("run") / "out"
-        loop.train(Config.model_validate(values(output, **changes)), start)
-        return output
-
-    return train
 
 
 @pytest.fixture(scope="module")

@@ -1,9 +1,7 @@
 """Optimizers, learning rates and ZeRO stages in one process: all lead to the numbers of formulas written out here."""
 
 import math
-import os
 from itertools import pairwise
-from unittest import mock
 
 import numpy as np
 import pytest
@@ -14,29 +12,11 @@ from transformers import AutoModelForImageTextToText
 
 from vagen.config import Config, ConfigError, Optimizer, Tiny
 from vagen.policy import tiny
-from vagen.train import cloze as loop
-from vagen.train.engine import stop_processes
 from vagen.train.optimizer import parameter_groups, part_of
 from vagen.train.run import latest_model, prepare
 from vagen.train.schedule import rate_factor
 
 slow = pytest.mark.slow
-
-
-@pytest.fixture(scope="module")
-def run(values, tmp_path_factory):
-    """``run(**changes)``: trains here and returns the run's folder."""
-    with mock.patch.dict(os.environ):
-        for name in ("RANK", "WORLD_SIZE", "LOCAL_RANK", "MASTER_ADDR", "MASTER_PORT"):
-            os.environ.pop(name, None)
-
-        def train(**changes):
-            output = tmp_path_factory.mktemp("run") / "out"
-            loop.train(Config.model_validate(values(output, **changes)))
-            return output
-
-        yield train
-        stop_processes()
 
 
 def saved_weights(folder) -> dict[str, torch.Tensor]:

@@ -25,7 +25,6 @@ from vagen.config import Config, ConfigError, load
 from vagen.train import checkpoints as module
 from vagen.train import cloze as loop
 from vagen.train.checkpoints import Checkpoints, random_states, restore_random_states, seed_random
-from vagen.train.engine import stop_processes
 from vagen.train.run import changed_keys, held, known_id, prepare, step_of
 
 ROOT = Path(__file__).parents[2]
@@ -41,20 +40,6 @@ def losses_of(run: Path) -> list[tuple[int, float]]:
 def without_launcher() -> dict[str, str]:
     names = ("RANK", "WORLD_SIZE", "LOCAL_RANK", "MASTER_ADDR", "MASTER_PORT")
     return {name: value for name, value in os.environ.items() if name not in names}
-
-
-@pytest.fixture(scope="module")
-def run(values, tmp_path_factory):
-    """``run(start="new", output=None, **changes)``: trains here and returns the run's folder."""
-    with mock.patch.dict(os.environ, without_launcher(), clear=True):
-
-        def train(start="new", output: Path | None = None, **changes) -> Path:
-            output = output or tmp_path_factory.mktemp("run") / "out"
-            loop.train(Config.model_validate(values(output, **changes)), start)
-            return output
-
-        yield train
-        stop_processes()
 
 
 OFFLOAD = {"optimizer": True, "parameters": True}
@@ -382,8 +367,11 @@ def test_checkpoints_that_are_not_as_this_run_wrote_them_are_refused(copy, value
 def test_a_checkpoint_without_manifest_counts_for_nothing(run, whole, copy):
     """As one of another program, or copied in part, would be."""
     (copy / NEWEST / "manifest.json").unlink()
+    (copy / "checkpoints" / "step-000099").mkdir()
     run("resume", copy, train=SHORT)
     assert losses_of(copy) == losses_of(whole)
+    kept = sorted(path.parent.name for path in copy.glob("checkpoints/step-*/manifest.json"))
+    assert kept == ["step-000002", "step-000004", "step-000006"], "one that counts for nothing displaced another"
 
 
 def test_nothing_old_is_removed_before_the_new_is_whole(run, values, copy, monkeypatch):

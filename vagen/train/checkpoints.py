@@ -131,8 +131,8 @@ class Checkpoints:
         Raises:
             ConfigError: it is not one of this run, or not as it was written.
         """
-        found = [path.parent for path in self.folder.glob(f"step-*/{MANIFEST}") if step_of(path.parent) >= 0]
-        return self._checked(max(found, key=step_of)) if found else None
+        found = self._whole()
+        return self._checked(found[-1]) if found else None
 
     def spread_otherwise(self, manifest: Manifest) -> bool:
         """Whether another number of processes took a checkpoint, and spread its states over them."""
@@ -174,12 +174,16 @@ class Checkpoints:
 
     def _prune(self, keep: int, best: Best | None) -> None:
         """Remove all but the newest and the best."""
-        found = sorted((path for path in self.folder.glob("step-*") if step_of(path) >= 0), key=step_of)
-        for old in found[:-keep]:
+        for old in self._whole()[:-keep]:
             if best is None or step_of(old) != best.step:
                 doomed = old.with_name(f".{old.name}.part")  # a half-removed one must not be taken for whole
                 old.rename(doomed)
                 shutil.rmtree(doomed)
+
+    def _whole(self) -> list[Path]:
+        """The folders of checkpoints, oldest first; what has no manifest counts for nothing."""
+        found = (path.parent for path in self.folder.glob(f"step-*/{MANIFEST}"))
+        return sorted((folder for folder in found if step_of(folder) >= 0), key=step_of)
 
     def _checked(self, folder: Path) -> Manifest:
         for file in (folder, folder / MANIFEST, folder.parent):

@@ -13,7 +13,7 @@ from typing import Protocol
 import torch
 from torch.utils.data import DataLoader, IterableDataset, get_worker_info
 
-from vagen.config import Config, save
+from vagen.config import Config, ConfigError, save
 from vagen.data.stream import ClozeStream
 from vagen.policy.batches import Batcher, answer_weights
 from vagen.policy.chat import Chat
@@ -26,7 +26,6 @@ from vagen.train.engine import (
     StepResult,
     barrier,
     largest,
-    local_device,
     local_ranks,
     start_processes,
 )
@@ -41,6 +40,7 @@ from vagen.train.run import (
     held,
     latest_model,
     loading_processes,
+    number_of,
     prepare,
 )
 from vagen.train.signals import StopRequest, ignore_stopping
@@ -108,13 +108,14 @@ def train(config: Config, start: Start = "new", make_validate: MakeValidate | No
                 begin(config)
         barrier()
         id = await_id(output)
+        if largest(number_of(id)) != number_of(id):
+            raise ConfigError(f"{output} is not on a file system that all nodes share: choose an output that is")
         checkpoints = Checkpoints(output, id, rank, ranks)
         if rank == 0:
             checkpoints.clean()
         seed_random(config.seed)
         dtype = torch.bfloat16 if config.train.precision == "bf16" else torch.float32
         policy = create(config.model, cloze_format(config, stream), config.seed, dtype)
-        policy.model.to(local_device())
         policy.model.train()
         cells = [(world, cloze) for world in stream.worlds for cloze in stream.patterns]
         chat = Chat(policy)

@@ -105,7 +105,7 @@ def barrier() -> None:
 
 
 def largest(number: int) -> int:
-    """The largest of the numbers, below 2^53, that the processes give."""
+    """The largest of the numbers, below 2^63, that the processes give."""
     value = torch.tensor([number], dtype=torch.int64, device=local_device())
     deepspeed.comm.all_reduce(value, op=deepspeed.comm.ReduceOp.MAX)
     return int(value)
@@ -137,7 +137,7 @@ class Engine:
     """A model under DeepSpeed: forward, backward and update of one optimizer step, and its checkpoints.
 
     Args:
-        model: trained in place, on every process.
+        model: trained in place, whole and in the CPU's memory on every process; it is brought to the device.
         cells: how many cells the metrics have.
         universal: whether the checkpoint to load will be a universal one.
     """
@@ -154,15 +154,15 @@ class Engine:
         self._updater = _updater(parameter_groups(model, optimizer), train, optimizer)
         factor = partial(rate_factor, optimizer, train.steps)
         self._schedule = torch.optim.lr_scheduler.LambdaLR(self._updater, factor)
+        config = _deepspeed_config(train, optimizer, self.ranks, self.accumulation)
+        config["checkpoint"] = {"load_universal": universal}
+        _place(model, train, config)
         self._engine: Any  # DeepSpeed's type hints do not know what its engine holds
         self._engine, *_ = deepspeed.initialize(
             model=PackedLoss(model),
             optimizer=self._updater,
             lr_scheduler=self._schedule,  # pyright: ignore[reportArgumentType] - a LambdaLR, which it takes
-            config={
-                **_deepspeed_config(train, optimizer, self.ranks, self.accumulation),
-                "checkpoint": {"load_universal": universal},
-            },
+            config=config,
             dist_init_required=False,
         )
         self.device = self._engine.device
@@ -292,6 +292,18 @@ class Engine:
         return {
             name: whole[id(names[name])] if name in names else tensor for name, tensor in model.state_dict().items()
         }
+
+
+def _place(model: torch.nn.Module, train: Train, config: dict[str, Any]) -> None:
+    """Bring a model to the device: whole, or with ZeRO 3 one parameter at a time, each process keeping its part."""
+    if train.zero_stage < 3:
+        model.to(local_device())
+        return
+    dtype = torch.bfloat16 if train.precision == "bf16" else torch.float32
+    remote = "cpu" if train.offload.parameters else None
+    deepspeed.zero.Init(module=model, config_dict_or_path=config, dtype=dtype, remote_device=remote)
+    for buffer in model.buffers():
+        buffer.data = buffer.data.to(local_device())
 
 
 def _updater(groups: Sequence[ParameterGroup], train: Train, optimizer: Optimizer) -> torch.optim.Optimizer:

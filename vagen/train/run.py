@@ -10,9 +10,9 @@ import uuid
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, ValidationError
+from pydantic import BaseModel, Field, ValidationError
 
 from vagen.cloze.sample import simulator
 from vagen.config import Config, ConfigError, Section, Train, load, save
@@ -138,7 +138,7 @@ def cloze_format(config: Config, stream: ClozeStream) -> ClozeFormat:
 class _Identity(BaseModel):
     """``run.json``: by its id a checkpoint knows the run it belongs to."""
 
-    id: str
+    id: Annotated[str, Field(pattern="^[0-9a-f]{32}$")]
 
 
 def begin(config: Config) -> None:
@@ -181,6 +181,11 @@ def await_id(run: Path) -> str:
             raise ConfigError(f"{run} is not on a file system that all nodes share: choose an output that is")
         time.sleep(0.2)
     return known_id(run)
+
+
+def number_of(id: str) -> int:
+    """A number, below 2^48, by which processes can tell whether they mean the same run."""
+    return int(id[:12], 16)
 
 
 @contextmanager
