@@ -149,9 +149,7 @@ class World(gymnasium.Env[Frame, np.int64]):
     deterministic: bool = True
     fully_visible: bool = True  # the facts, with the inventory, determine how facts change
     visible_reward: bool = True  # the facts before and after determine the reward
-    has_solver: bool = (
-        True  # ``optimal_actions`` and ``steps_to_go`` are exact; where off, nothing may be said of them
-    )
+    has_solver: bool = True  # optimal_actions and steps_to_go are exact; where off, they refuse to answer
 
     render_mode: str | None = "rgb_array"
 
