@@ -176,6 +176,11 @@ class Clozes(Section):
         description="loss weight of each cloze, by name or pattern: a number, or points [share of the training, "
         "weight] with straight lines between; not asked where it is 0",
     )
+    drawn: PositiveInt | None = Field(
+        default=None,
+        description="how many of the clozes are asked about a window, drawn anew for each; default: all. With many "
+        "clozes, fewer at a time leave room for more windows",
+    )
     representation: Representation = "grid"
     imagined: NonNegativeInt = Field(
         default=1,

@@ -266,6 +266,25 @@ def test_clozes_come_and_go_with_the_training(shards):
     assert any("policy" in {s.name for s in stream.group(number).samples} for number in range(40, 80))
 
 
+def test_a_few_clozes_are_drawn_for_each_window(shards):
+    weights = {name: number + 1.0 for number, name in enumerate(("state_estimation", "forward_dynamics", "reward"))}
+    weights["policy"] = [[0.5, 0], [0.5, 1]]
+    clozes = Clozes(weights=weights, drawn=2, imagined=0)
+    stream = ClozeStream([shards["frozenlake-4x4"]], clozes, 0, length=400)
+    seen = Counter()
+    for number in range(400):
+        group = stream.group(number)
+        names = {sample.name for sample in group.samples}
+        assert len(names) <= 2
+        assert number >= 200 or "policy" not in names, "a cloze of weight 0 takes the place of another"
+        for sample, weight in zip(group.samples, group.weights, strict=True):
+            assert weight == (1 if sample.name == "policy" else weights[sample.name])
+        seen.update(names)
+    always = ("state_estimation", "forward_dynamics", "reward")  # 2 of 3 for 200 windows, then 2 of 4
+    assert all(180 < seen[name] < 290 for name in always), seen
+    assert 50 < seen["policy"] < 140, seen
+
+
 @pytest.mark.parametrize(
     ("weights", "moment"),
     [

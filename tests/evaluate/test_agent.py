@@ -95,6 +95,15 @@ def test_a_real_model_plays(chat):
     assert row["mean_steps"] <= 4
 
 
+def test_a_model_acts_where_nobody_knows_what_is_best():
+    world = "babyai/GoToLocalS6N3-v0"
+    assert not make(world).has_solver
+    model, processor = tiny.build(Tiny(**SMALL), (world,), 0)
+    policy = Policy("small", model.eval(), processor, ClozeFormat("grid", False, (world,), ("state_estimation",)))
+    (row,) = evaluate([ModelAgent(Chat(policy))], (world,), 2, 1, "test", 2)["rows"]
+    assert row["n"] == 2
+
+
 def test_episodes_end_at_the_step_limit():
     (row,) = evaluate([RandomAgent()], WORLDS[:1], 10, 1, "test", 3)["rows"]
     assert row["mean_steps"] <= 3

@@ -48,7 +48,8 @@ def build(
     """
     if len(window) < pattern.length:
         raise ClozeError(f"cloze {name!r} needs {pattern.length} transitions, the window has {len(window)}")
-    check_answerable(name, pattern, simulator(window.world))
+    if with_answer:
+        check_answerable(name, pattern, simulator(window.world))
     sample = Sample(name, pattern, window, representation)
     if pattern.counterfactual:
         sample = replace(sample, branch=_branch(sample))

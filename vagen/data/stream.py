@@ -217,16 +217,22 @@ class ClozeStream:
         start = choose_start(trajectory, range(len(trajectory) - asked.shortest + 1), self._strata, generator)
         if start is None:
             return None
-        progress = self.progress(number)
-        weights = {name: weight_at(self.clozes.weights[name], progress) for name in asked.patterns}
         pairs = [
-            (sample, weights[name])
-            for name, pattern in asked.patterns.items()
-            if weights[name]
-            for window in self._windows(pattern, trajectory, start, generator)
-            if (sample := self._sample(name, pattern, window)) is not None
+            (sample, weight)
+            for name, weight in self._drawn(asked, self.progress(number), generator).items()
+            for window in self._windows(asked.patterns[name], trajectory, start, generator)
+            if (sample := self._sample(name, asked.patterns[name], window)) is not None
         ]
         return Group(tuple(sample for sample, _ in pairs), tuple(weight for _, weight in pairs)) if pairs else None
+
+    def _drawn(self, asked: _Asked, progress: float, generator: np.random.Generator) -> dict[str, float]:
+        """The clozes for one group, with their weights at this point of the training."""
+        weights = {name: weight_at(self.clozes.weights[name], progress) for name in asked.patterns}
+        weights = {name: weight for name, weight in weights.items() if weight}
+        if self.clozes.drawn is None or self.clozes.drawn >= len(weights):
+            return weights
+        chosen = set(generator.permutation(list(weights))[: self.clozes.drawn])
+        return {name: weight for name, weight in weights.items() if name in chosen}
 
     def _sample(self, name: str, pattern: Pattern, window: Trajectory) -> Sample | None:
         try:
