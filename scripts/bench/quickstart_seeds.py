@@ -43,6 +43,7 @@ def run(seed: int, output: Path, evaluation_seed: int) -> dict:
     keys = ("world", "cloze", "n", "accuracy", "ci_low", "ci_high", "floors", "seen_in_training")
     return {
         "seed": seed,
+        "evaluation_seed": evaluation_seed,
         "seconds": round(time.perf_counter() - began, 1),
         "timings": json.loads((output / "timings.json").read_text(encoding="utf-8")),
         "mean_accuracy": statistics.fmean(row["accuracy"] for row in card["rows"]),
