@@ -91,6 +91,22 @@ def test_going_on_where_it_stopped(kept, torn, exam, chat, tmp_path):
     assert out.read_bytes() == whole.read_bytes()
 
 
+ENVIRONMENT = {**os.environ, "PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"}
+
+
+def kill_in_the_middle(command: list[str], out: Path, rows: int) -> None:
+    """Start a command and SIGKILL it as soon as it has written so many rows."""
+    process = subprocess.Popen(command, env=ENVIRONMENT, cwd=ROOT, stderr=subprocess.PIPE)
+    until = time.monotonic() + 240
+    while process.poll() is None and time.monotonic() < until:
+        if out.is_file() and out.read_bytes().count(b"\n") >= rows:
+            break
+        time.sleep(0.002)
+    process.send_signal(signal.SIGKILL)
+    _, printed = process.communicate()
+    assert process.returncode == -signal.SIGKILL, printed.decode()
+
+
 def test_a_run_is_killed_and_goes_on(tmp_path, question_row, write_lines, stand_in_images, tiny_model, chat):
     """SIGKILL in the middle, and in the end every row is there once, as if nothing had happened."""
     rows = [question_row(index) for index in range(70)]
@@ -103,18 +119,11 @@ def test_a_run_is_killed_and_goes_on(tmp_path, question_row, write_lines, stand_
         *("--images", str(tmp_path / "images"), "--model", str(tiny_model), "--task", "raw_qa"),
         *("--max-new-tokens", "24", "--out", str(out)),
     ]
-    environment = {**os.environ, "PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"}
-    process = subprocess.Popen(command, env=environment, cwd=ROOT, stderr=subprocess.PIPE)
-    until = time.monotonic() + 120
-    while process.poll() is None and time.monotonic() < until and not (out.is_file() and out.stat().st_size):
-        time.sleep(0.002)
-    process.send_signal(signal.SIGKILL)
-    _, printed = process.communicate()
-    assert process.returncode == -signal.SIGKILL, printed.decode()
+    kill_in_the_middle(command, out, rows=1)
     assert 0 < out.read_bytes().count(b"\n") < 70, "killed too late to say anything"
     with out.open("ab") as file:
         file.write(b'{"id": "among_gro')  # as if it had been killed within a line
-    done = subprocess.run(command, env=environment, cwd=ROOT, capture_output=True, text=True, check=False)
+    done = subprocess.run(command, env=ENVIRONMENT, cwd=ROOT, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr
     assert done.stdout == f"{out}\n"
     inquiry = prepare(questions, tmp_path / "images", read_wording(shipped("mindcube.yaml"), "raw_qa"))
@@ -294,16 +303,23 @@ def test_images_go_through_the_models_own_processor(exam, chat, tmp_path, monkey
 
 
 @pytest.mark.slow
-def test_all_public_questions(shared, tmp_path, stand_in_images, tiny_model, capsys):
-    """1,050 real questions with stand-in images, asked and scored."""
+def test_all_public_questions(shared, tmp_path, stand_in_images, tiny_model):
+    """1,050 real questions with stand-in images: asked, killed, gone on with, and scored."""
     questions = shared / "tinybench_questions.jsonl"
     stand_in_images(tmp_path / "images", lines(questions))
     out = tmp_path / "responses.jsonl"
-    words = ["eval", "mindcube", "--questions", str(questions), "--images", str(tmp_path / "images"), "--batch", "16"]
-    words += ["--model", str(tiny_model), "--task", "plain_cgmap_out", "--max-new-tokens", "32", "--out", str(out)]
-    began = time.monotonic()
-    assert vagen.cli.main(words) == 0
-    print(f"{time.monotonic() - began:.0f} s", file=sys.stderr)
+    command = [
+        *(sys.executable, "-m", "vagen.cli", "eval", "mindcube", "--questions", str(questions), "--batch", "16"),
+        *("--images", str(tmp_path / "images"), "--model", str(tiny_model), "--task", "plain_cgmap_out"),
+        *("--max-new-tokens", "32", "--out", str(out)),
+    ]
+    for rows in (300, 700):
+        kill_in_the_middle(command, out, rows)
+    kept = out.read_bytes()
+    assert kept.count(b"\n") < 1050, "killed too late to say anything"
+    done = subprocess.run(command, env=ENVIRONMENT, cwd=ROOT, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+    assert out.read_bytes().startswith(kept[: kept.rfind(b"\n") + 1]), "rows that were there are asked again"
     assert [row["id"] for row in lines(out)] == [row["id"] for row in lines(questions)]
     for mode in ("official-basic", "official-cogmap", "strict"):
         assert vagen.cli.main(["score", "mindcube", str(out), "--mode", mode, "--out", str(tmp_path / "s.json")]) == 0
