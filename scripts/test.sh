@@ -10,4 +10,5 @@ bash scripts/setup.sh dev
 
 export OMP_WAIT_POLICY=PASSIVE # threads that wait must not spin: on a busy machine that costs most of the speed
 export HF_HUB_OFFLINE=1        # no test may need the Hub
-exec .venv/bin/python -m pytest "$@"
+# Two processes, each file's tests in one of them: fixtures are made once per process. `-n 0` after it runs in one.
+exec .venv/bin/python -m pytest -n 2 --dist loadfile "$@"
