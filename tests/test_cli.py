@@ -1,10 +1,12 @@
 """The real commands: bad input gives one line and exit code 2 and leaves nothing behind; the whole path works."""
 
+import argparse
 import json
 import os
 import shutil
 import subprocess
 import sys
+from collections.abc import Iterator
 from contextlib import suppress
 from pathlib import Path
 from types import ModuleType
@@ -16,7 +18,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 import vagen.cli
-from vagen.config import Collect, Config, ConfigError, Tiny, load
+from vagen.cloze.grammar import all_named
+from vagen.config import Collect, Config, ConfigError, Tiny, described, load
 from vagen.policy import tiny
 from vagen.policy.policy import ClozeFormat, Policy
 from vagen.rollout.collect import collect
@@ -160,6 +163,8 @@ REFUSED = [
     refused("collect --collect.behaviour=lazy", "collect.behaviour"),
     refused("collect --split tests", "--split"),
     refused("collect --collect.worlds=[]", "worlds"),
+    refused("collect --worlds sokoban-6x6 --collect.episodes=2 --output @data", "--overwrite"),
+    refused("config train.stepss", "vagen config"),
     refused("quickstart --config @good.yaml --tran.steps=3", "train"),
     refused("quickstart --config @good.yaml --collect.worlds=[sokoban-7x7]", "sokoban-6x6"),
     refused("quickstart --config nowhere.yaml", "nowhere.yaml"),
@@ -354,6 +359,58 @@ def test_help_answers_without_loading_torch(tmp_path):
         assert done.returncode == 0
         assert expected in done.stdout
         assert done.stderr.split() == ["False"], f"`vagen {' '.join(verb)} --help` loads torch: it takes seconds"
+
+
+def every_command(parser: argparse.ArgumentParser) -> Iterator[argparse.ArgumentParser]:
+    groups = [action for action in parser._actions if isinstance(action, argparse._SubParsersAction)]
+    if not groups:
+        yield parser
+    for group in groups:
+        for choice in group.choices.values():
+            yield from every_command(choice)
+
+
+@pytest.mark.parametrize("parser", list(every_command(vagen.cli._parser())), ids=lambda parser: parser.prog)
+def test_help_explains_every_option_and_says_its_default(parser):
+    for action in parser._actions:
+        assert action.help, f"{parser.prog} {action.option_strings or action.dest} has no help"
+        if action.option_strings and action.nargs != 0 and action.default not in (None, []):
+            shown = parser._get_formatter()._expand_help(action)
+            assert f"default: {action.default}" in shown, f"{action.option_strings} does not say its default: {shown}"
+
+
+def test_clozes_and_configuration_keys_are_listed(capsys):
+    assert vagen.cli.main(["clozes"]) == 0
+    lines = capsys.readouterr().out.splitlines()
+    assert [line.split()[0] for line in lines[1:]] == list(all_named())
+    assert all(pattern in line for pattern, line in zip(all_named().values(), lines[1:], strict=True))
+    assert any("rollout@k" in line for line in lines)
+    assert vagen.cli.main(["config"]) == 0
+    listed = capsys.readouterr().out.splitlines()
+    assert [line.split()[0] for line in listed] == [key.name for key in described()]
+    for line in listed:
+        name, _, rest = line.partition(" ")
+        key = next(key for key in described() if key.name == name)
+        if key.default:
+            assert load(None, [f"{name}={key.default}"]) == load(None, []), f"not the default: {line}"
+        assert key.default in rest
+        assert key.meaning in rest
+    assert vagen.cli.main(["config", "optimizer.rates", "seed"]) == 0
+    chosen = capsys.readouterr().out.splitlines()
+    assert [line.split()[0] for line in chosen] == ["seed", "optimizer.rates"] + [
+        f"optimizer.rates.{part}" for part in ("vision", "projector", "language")
+    ]
+
+
+def test_listings_may_be_cut_short(tmp_path):
+    """As by ``vagen config | head``: the reader goes away, and nobody complains."""
+    code = "import sys, vagen.cli; sys.exit(vagen.cli.main(['config']))"
+    reader, writer = os.pipe()
+    os.close(reader)
+    command, environment = [sys.executable, "-c", code], {**os.environ, "PYTHONPATH": str(ROOT)}
+    done = subprocess.run(command, env=environment, cwd=tmp_path, stdout=writer, stderr=subprocess.PIPE, text=True)
+    os.close(writer)
+    assert (done.returncode, done.stderr) == (0, "")
 
 
 SEVERAL = """
