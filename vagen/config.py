@@ -317,6 +317,12 @@ class Train(Section):
         return self
 
 
+class EvaluateSampling(Sampling):
+    """Which windows are asked about: kinds of events as often as they happen."""
+
+    balance: bool = Field(default=False, description="draw kinds of events equally often, however rare they are")
+
+
 class Evaluate(Section):
     """What ``vagen quickstart`` measures after training."""
 
@@ -325,7 +331,7 @@ class Evaluate(Section):
     episodes: int = Field(default=100, gt=0, description="episodes per world and agent")
     batch: int = Field(default=128, gt=0)
     seed: NonNegativeInt = 1
-    sampling: Sampling = Sampling(balance=False)
+    sampling: EvaluateSampling = EvaluateSampling()
 
 
 class Config(Section):
