@@ -195,6 +195,8 @@ REFUSED = [
     refused("eval worldmodel --model @model --n 2 --training-shards @shards/corrupt", "corrupt"),
     # models
     refused("eval worldmodel --model ./nowhere --n 2", "nowhere"),
+    refused("eval worldmodel --model no/where/here --n 2", "no model folder no/where/here"),
+    refused("eval worldmodel --model @run --n 2", "no checkpoint"),
     refused("eval worldmodel --model @configless --n 2", "config.json"),
     refused("eval worldmodel --model @undefined --n 2", "no_such_thing"),
     refused("eval worldmodel --model @truncated --n 2", "truncated"),
@@ -469,6 +471,7 @@ def journey(tmp_path_factory) -> tuple[Path, list[list[str]]]:
         ["export", "run", "--output", "run/export", "--card", "run/report_card.json"],
         ["report", "run"],
         ["compare", "run/report_card.json", "again.json"],
+        ["eval", "worldmodel", "--model", "run", *ask[2:], "--worlds", WORLD, "--out", "newest.json"],
     ]
     return home, [*collected, trained.stdout.strip().splitlines(), *several(rest, home)]
 
@@ -482,7 +485,7 @@ def test_every_command_prints_the_path_of_its_result_last(journey):
     assert last[3] == "run/checkpoints/step-000003/model"
     assert last[5:] == [
         *("run/export", "run/report_card.json", "again.json", "other.json", "run/agents.json", "baselines.json"),
-        *("run/export", "run/report.html", "comparison.json"),
+        *("run/export", "run/report.html", "comparison.json", "newest.json"),
     ]
     for path in [*printed[2], last[1], last[3], *last[5:]]:
         assert (home / path).exists(), f"{path} was printed and is not there"
@@ -506,6 +509,16 @@ def test_report_cards_keep_their_contract(journey):
         assert row["representation"] == "grid"
         assert row["input"] == "image"
         assert row["seen_in_training"] is not None
+
+
+def test_a_run_stands_for_its_newest_checkpoint(journey):
+    home, _ = journey
+    card, by_run = (json.loads((home / name).read_text()) for name in ("run/report_card.json", "newest.json"))
+    assert by_run["model"] == "run/step-000003"
+    assert by_run["weights"] == card["weights"]
+    assert [row["outcomes"] for row in by_run["rows"]] == [
+        row["outcomes"] for row in card["rows"] if row["world"] == WORLD
+    ]
 
 
 def test_the_same_seed_gives_the_same_card(journey):

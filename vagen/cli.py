@@ -716,8 +716,15 @@ def _load_chat(model: str, representation: str | None):  # type: ignore[no-untyp
 
     from vagen.policy.chat import Chat
     from vagen.policy.policy import best_device, load
+    from vagen.train.run import CHECKPOINTS, latest_model
 
-    policy = load(model)
+    if (Path(model) / CHECKPOINTS).is_dir():
+        folder = latest_model(Path(model))
+        checkpoint = folder.parent.name
+        print(f"vagen: {model} is a run: its newest checkpoint, {checkpoint}, is taken", file=sys.stderr)
+        policy = replace(load(str(folder)), name=f"{Path(model).resolve().name}/{checkpoint}")
+    else:
+        policy = load(model)
     policy.model.to(best_device())
     if representation is not None:
         policy = replace(policy, format=replace(policy.format, representation=representation))

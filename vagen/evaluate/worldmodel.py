@@ -142,7 +142,8 @@ def evaluate(
     seen = _transitions_of(training_shards)
     constrainer = Constrainer(chat) if constrained else None
     rows = []
-    with Progress(2 * n * len(worlds) * len(patterns), "evaluate", "answers") as progress:
+    answers = sum(2 if pattern.shows_images else 1 for pattern in patterns.values())  # one with a shuffled image
+    with Progress(n * len(worlds) * answers, "evaluate", "answers") as progress:
         for world in worlds:
             for cloze, pattern in patterns.items():
                 form = chat.policy.format.representation
