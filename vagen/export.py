@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import shutil
+import sys
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
@@ -28,7 +29,8 @@ def export(source: Path, output: Path, card: Path | None = None, adapter_only: b
         source: a run (its newest checkpoint is taken), a model folder, or one with adapters, which are merged into
             the weights of their base model.
         output: the folder to make; replaced whole if it exists.
-        card: a world-model report card to put into the model card.
+        card: a world-model report card to put into the model card; the one that an earlier export has, if it is of
+            these weights, where none is given. That one is dropped is said on standard error.
         adapter_only: write the adapters alone, for ``peft`` to put on top of their base model; without a model card.
 
     Raises:
@@ -42,8 +44,9 @@ def export(source: Path, output: Path, card: Path | None = None, adapter_only: b
     model = source if _is_model(source) else latest_model(source)
     if adapter_only:
         return _export_adapters(model, output)
-    report = None if card is None else _read_card(card)
     _check_weights(model)
+    card = card or _earlier_card(output, model)
+    report = None if card is None else _read_card(card)
     if report is not None and report.weights not in (None, weights_digest(model)):
         raise ModelError(f"report card {card} is of other weights than {model}; evaluate this model first")
     with atomic_folder(output, "config.json") as temporary:
@@ -52,6 +55,21 @@ def export(source: Path, output: Path, card: Path | None = None, adapter_only: b
             shutil.copyfile(card, temporary / CARD)
         write_text_atomically(temporary / "README.md", model_card(temporary, output.name, report))
     return output
+
+
+def _earlier_card(output: Path, model: Path) -> Path | None:
+    """The report card of an earlier export to the same place, if it is of the same weights."""
+    card = output / CARD
+    if not card.is_file():
+        return None
+    try:
+        if _read_card(card).weights == weights_digest(model):
+            return card
+        reason = "it is of other weights"
+    except ModelError as error:
+        reason = str(error)
+    print(f"vagen: {card} of an earlier export is dropped: {reason}; give a card with --card", file=sys.stderr)
+    return None
 
 
 def _is_model(folder: Path) -> bool:
