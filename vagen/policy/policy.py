@@ -177,7 +177,7 @@ def load(
     if missing := sorted(loading["missing_keys"]):
         raise ModelError(f"cannot load model {path!r}: its files lack {len(missing)} weights, such as {missing[0]}")
     processor.tokenizer.padding_side = "left"
-    return Policy(folder.name or path, model, processor, form or _read_format(folder), weights_digest(folder))
+    return Policy(folder.name or path, model, processor, form or read_format(folder), weights_digest(folder))
 
 
 def check_path(path: str) -> None:
@@ -252,7 +252,12 @@ def _has_torchvision() -> bool:
     return importlib.util.find_spec("torchvision") is not None
 
 
-def _read_format(folder: Path) -> ClozeFormat:
+def read_format(folder: Path) -> ClozeFormat:
+    """How a model folder wants to be asked; the default where it does not say.
+
+    Raises:
+        ModelError: what it says cannot be read.
+    """
     path = folder / FORMAT_FILE
     if not path.is_file():
         return ClozeFormat()
