@@ -350,7 +350,9 @@ def test_shards_that_a_glob_finds_more_or_fewer_of_are_refused(begun, tmp_path):
 def test_a_resumed_run_says_where_it_goes_on(copy, run, capsys):
     shutil.rmtree(copy / "checkpoints" / "step-000006")
     run("resume", copy, train=SHORT)
-    assert f"vagen: {copy} goes on after step 4 of 6" in capsys.readouterr().err
+    said = capsys.readouterr().err
+    assert f"vagen: {copy} goes on after step 4 of 6" in said
+    assert "vagen: asks about sokoban-6x6: changes agent" in said
     run("resume", copy, train=SHORT)
     assert f"vagen: {copy} is complete: it has made all 6 steps" in capsys.readouterr().err
 

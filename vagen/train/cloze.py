@@ -15,6 +15,7 @@ import torch
 from torch.utils.data import DataLoader, IterableDataset, get_worker_info
 
 from vagen.config import Config, ConfigError, save
+from vagen.data.asked import asked
 from vagen.data.stream import ClozeStream
 from vagen.policy.batches import Batcher, answer_weights
 from vagen.policy.chat import Chat
@@ -135,6 +136,8 @@ def train(config: Config, start: Start = "new", make_validate: MakeValidate | No
         if rank == 0:
             if start == "resume":
                 print(f"vagen: {output} {_goes_on(done, config.train.steps)}", file=sys.stderr, flush=True)
+            for line in asked(stream):
+                print(f"vagen: asks about {line}", file=sys.stderr, flush=True)
             environment.record(output, done, ranks)
             metrics = Metrics(output, done, config.train.steps, start_reporters(config, id, done))
             stack.enter_context(metrics)
