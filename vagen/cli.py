@@ -172,7 +172,9 @@ def _parser() -> argparse.ArgumentParser:
     verb = _verb(kinds, "export", _data_export, "write cloze tests for other trainers", True)
     _configuration(verb)
     verb.add_argument("--format", choices=["trl"], default="trl", help="TRL's conversational format, with images")
-    verb.add_argument("--layout", choices=["messages", "prompt-completion"], default="messages", help="of TRL's two")
+    verb.add_argument(
+        "--layout", choices=["messages", "prompt-completion"], default="messages", help="which of TRL's two forms"
+    )
     verb.add_argument("--groups", type=_positive, default=1000, help="windows to ask about; several samples each")
     verb.add_argument("--output", type=Path, required=True, help="the folder to make")
 

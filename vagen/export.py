@@ -38,7 +38,7 @@ def export(source: Path, output: Path, card: Path | None = None, adapter_only: b
             the weights of their base model.
         output: the folder to make; replaced whole if it exists.
         card: a world-model report card to put into the model card; the one that an earlier export has, if it is of
-            these weights, where none is given. That one is dropped is said on standard error.
+            these weights, where none is given. Dropping one is said on standard error.
         adapter_only: write the adapters alone, for ``peft`` to put on top of their base model; without a model card.
 
     Raises:
