@@ -5,11 +5,9 @@ import os
 from collections.abc import Iterator
 from typing import Any
 
-from pydantic_core import PydanticUndefined
-
 from vagen.cli import _parser
 from vagen.cloze.grammar import FAMILIES, NAMED, named
-from vagen.config import Config, Section
+from vagen.config import described
 
 os.environ["COLUMNS"] = "100"  # width of the help texts
 
@@ -38,18 +36,10 @@ def _commands(parser: argparse.ArgumentParser) -> Iterator[tuple[str, argparse.A
 
 def _configuration() -> str:
     lines = ["| key | default | meaning |", "|---|---|---|"]
-    lines += [f"| `{key}` | {default} | {meaning} |" for key, default, meaning in _keys(Config, "")]
+    for key in described():
+        default = f"`{key.default}`".replace("|", "\\|") if key.default else ""
+        lines.append(f"| `{key.name}` | {default} | {key.meaning} |")
     return "\n".join(lines)
-
-
-def _keys(section: type[Section], prefix: str) -> Iterator[tuple[str, str, str]]:
-    for name, info in section.model_fields.items():
-        if isinstance(info.annotation, type) and issubclass(info.annotation, Section):
-            yield f"{prefix}{name}", "", (info.annotation.__doc__ or "").split("\n\n")[0].replace("\n", " ")
-            yield from _keys(info.annotation, f"{prefix}{name}.")
-        else:
-            default = "" if info.default is PydanticUndefined else f"`{info.default!r}`"
-            yield f"{prefix}{name}", default.replace("|", "\\|"), info.description or ""
 
 
 def _clozes() -> str:

@@ -1,10 +1,12 @@
 """The real commands: bad input gives one line and exit code 2 and leaves nothing behind; the whole path works."""
 
+import argparse
 import json
 import os
 import shutil
 import subprocess
 import sys
+from collections.abc import Iterator
 from contextlib import suppress
 from pathlib import Path
 from types import ModuleType
@@ -16,7 +18,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 import vagen.cli
-from vagen.config import Collect, Config, ConfigError, Tiny, load
+from vagen.cloze.grammar import all_named
+from vagen.config import Collect, Config, ConfigError, Tiny, described, load
 from vagen.policy import tiny
 from vagen.policy.policy import ClozeFormat, Policy
 from vagen.rollout.collect import collect
@@ -160,6 +163,8 @@ REFUSED = [
     refused("collect --collect.behaviour=lazy", "collect.behaviour"),
     refused("collect --split tests", "--split"),
     refused("collect --collect.worlds=[]", "worlds"),
+    refused("collect --worlds sokoban-6x6 --collect.episodes=2 --output @data", "--overwrite"),
+    refused("config train.stepss", "vagen config"),
     refused("quickstart --config @good.yaml --tran.steps=3", "train"),
     refused("quickstart --config @good.yaml --collect.worlds=[sokoban-7x7]", "sokoban-6x6"),
     refused("quickstart --config nowhere.yaml", "nowhere.yaml"),
@@ -190,6 +195,8 @@ REFUSED = [
     refused("eval worldmodel --model @model --n 2 --training-shards @shards/corrupt", "corrupt"),
     # models
     refused("eval worldmodel --model ./nowhere --n 2", "nowhere"),
+    refused("eval worldmodel --model no/where/here --n 2", "no model folder no/where/here"),
+    refused("eval worldmodel --model @run --n 2", "no checkpoint"),
     refused("eval worldmodel --model @configless --n 2", "config.json"),
     refused("eval worldmodel --model @undefined --n 2", "no_such_thing"),
     refused("eval worldmodel --model @truncated --n 2", "truncated"),
@@ -356,6 +363,58 @@ def test_help_answers_without_loading_torch(tmp_path):
         assert done.stderr.split() == ["False"], f"`vagen {' '.join(verb)} --help` loads torch: it takes seconds"
 
 
+def every_command(parser: argparse.ArgumentParser) -> Iterator[argparse.ArgumentParser]:
+    groups = [action for action in parser._actions if isinstance(action, argparse._SubParsersAction)]
+    if not groups:
+        yield parser
+    for group in groups:
+        for choice in group.choices.values():
+            yield from every_command(choice)
+
+
+@pytest.mark.parametrize("parser", list(every_command(vagen.cli._parser())), ids=lambda parser: parser.prog)
+def test_help_explains_every_option_and_says_its_default(parser):
+    for action in parser._actions:
+        assert action.help, f"{parser.prog} {action.option_strings or action.dest} has no help"
+        if action.option_strings and action.nargs != 0 and action.default not in (None, []):
+            shown = parser._get_formatter()._expand_help(action)
+            assert f"default: {action.default}" in shown, f"{action.option_strings} does not say its default: {shown}"
+
+
+def test_clozes_and_configuration_keys_are_listed(capsys):
+    assert vagen.cli.main(["clozes"]) == 0
+    lines = capsys.readouterr().out.splitlines()
+    assert [line.split()[0] for line in lines[1:]] == list(all_named())
+    assert all(pattern in line for pattern, line in zip(all_named().values(), lines[1:], strict=True))
+    assert any("rollout@k" in line for line in lines)
+    assert vagen.cli.main(["config"]) == 0
+    listed = capsys.readouterr().out.splitlines()
+    assert [line.split()[0] for line in listed] == [key.name for key in described()]
+    for line in listed:
+        name, _, rest = line.partition(" ")
+        key = next(key for key in described() if key.name == name)
+        if key.default:
+            assert load(None, [f"{name}={key.default}"]) == load(None, []), f"not the default: {line}"
+        assert key.default in rest
+        assert key.meaning in rest
+    assert vagen.cli.main(["config", "optimizer.rates", "seed"]) == 0
+    chosen = capsys.readouterr().out.splitlines()
+    assert [line.split()[0] for line in chosen] == ["seed", "optimizer.rates"] + [
+        f"optimizer.rates.{part}" for part in ("vision", "projector", "language")
+    ]
+
+
+def test_listings_may_be_cut_short(tmp_path):
+    """As by ``vagen config | head``: the reader goes away, and nobody complains."""
+    code = "import sys, vagen.cli; sys.exit(vagen.cli.main(['config']))"
+    reader, writer = os.pipe()
+    os.close(reader)
+    command, environment = [sys.executable, "-c", code], {**os.environ, "PYTHONPATH": str(ROOT)}
+    done = subprocess.run(command, env=environment, cwd=tmp_path, stdout=writer, stderr=subprocess.PIPE, text=True)
+    os.close(writer)
+    assert (done.returncode, done.stderr) == (0, "")
+
+
 SEVERAL = """
 import json, sys
 from vagen.cli import main
@@ -412,6 +471,7 @@ def journey(tmp_path_factory) -> tuple[Path, list[list[str]]]:
         ["export", "run", "--output", "run/export", "--card", "run/report_card.json"],
         ["report", "run"],
         ["compare", "run/report_card.json", "again.json"],
+        ["eval", "worldmodel", "--model", "run", *ask[2:], "--worlds", WORLD, "--out", "newest.json"],
     ]
     return home, [*collected, trained.stdout.strip().splitlines(), *several(rest, home)]
 
@@ -425,7 +485,7 @@ def test_every_command_prints_the_path_of_its_result_last(journey):
     assert last[3] == "run/checkpoints/step-000003/model"
     assert last[5:] == [
         *("run/export", "run/report_card.json", "again.json", "other.json", "run/agents.json", "baselines.json"),
-        *("run/export", "run/report.html", "comparison.json"),
+        *("run/export", "run/report.html", "comparison.json", "newest.json"),
     ]
     for path in [*printed[2], last[1], last[3], *last[5:]]:
         assert (home / path).exists(), f"{path} was printed and is not there"
@@ -449,6 +509,16 @@ def test_report_cards_keep_their_contract(journey):
         assert row["representation"] == "grid"
         assert row["input"] == "image"
         assert row["seen_in_training"] is not None
+
+
+def test_a_run_stands_for_its_newest_checkpoint(journey):
+    home, _ = journey
+    card, by_run = (json.loads((home / name).read_text()) for name in ("run/report_card.json", "newest.json"))
+    assert by_run["model"] == "run/step-000003"
+    assert by_run["weights"] == card["weights"]
+    assert [row["outcomes"] for row in by_run["rows"]] == [
+        row["outcomes"] for row in card["rows"] if row["world"] == WORLD
+    ]
 
 
 def test_the_same_seed_gives_the_same_card(journey):

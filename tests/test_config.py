@@ -8,7 +8,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from vagen.cloze.grammar import ClozeError, named
-from vagen.config import Config, ConfigError, Section, environment, known_keys, load, save, shipped
+from vagen.config import Config, ConfigError, Section, described, environment, load, save, shipped
 from worlds import is_available, registered
 
 PROMPTS = {"mindcube.yaml"}  # wordings, not configurations of runs; lmms_eval/ holds tasks of that harness
@@ -274,7 +274,9 @@ def test_files_that_are_not_there_are_refused(tmp_path):
         load(tmp_path)
 
 
-KEYS = st.lists(st.sampled_from([*known_keys(Config), "x", "", "weights.policy"]), min_size=1, max_size=2)
+KEYS = st.lists(
+    st.sampled_from([*(key.name for key in described()), "x", "", "weights.policy"]), min_size=1, max_size=2
+)
 VALUES = st.text(max_size=12) | st.sampled_from(["1", "0.5", "[a]", "{a: 1}", "null", "true", "&a [*a]", "x: 1"])
 
 
@@ -324,7 +326,7 @@ def test_any_seed_text_and_number_is_loaded_again(tmp_path_factory, seed, output
 
 
 def test_known_keys_are_all_that_can_be_written():
-    keys = list(known_keys(Config))
+    keys = [key.name for key in described()]
     assert len(keys) == len(set(keys))
     assert {"seed", "train", "train.steps", "model.tiny.hidden_size", "clozes.weights"} <= set(keys)
 

@@ -1,19 +1,26 @@
 """Exports: plain folders with a model card that the Hub understands, whole or absent."""
 
 import json
+import os
+import re
 import shutil
+from dataclasses import asdict
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 from huggingface_hub import ModelCard
 from safetensors.torch import load_file
 from transformers import AutoModelForImageTextToText, AutoProcessor
 
+from vagen.cloze.grammar import named
 from vagen.config import Tiny
+from vagen.evaluate.worldmodel import draw_samples
 from vagen.export import export
 from vagen.policy import tiny
-from vagen.policy.policy import ClozeFormat, ModelError, Policy
+from vagen.policy.chat import conversation
+from vagen.policy.policy import ClozeFormat, ModelError, Policy, weights_digest
 
 WORLD = "sokoban-6x6"
 SMALL = {"hidden_size": 32, "layers": 2, "head_size": 16, "vision_hidden_size": 32, "vision_layers": 1}
@@ -82,7 +89,8 @@ def test_an_export_is_the_newest_checkpoint_and_a_card(original, tmp_path):
     """Byte for byte: nothing is converted on the way, so nothing can change."""
     output = export(original, tmp_path / "export")
     model = contents(original / "checkpoints" / "step-000002" / "model")
-    assert model == {name: data for name, data in contents(output).items() if name != "README.md"}
+    beside = {"README.md", "example-0.png"}
+    assert model == {name: data for name, data in contents(output).items() if name not in beside}
     assert (output / "README.md").is_file()
     first = load_file(original / "checkpoints" / "step-000001" / "model" / "model.safetensors")
     exported = load_file(output / "model.safetensors")
@@ -123,6 +131,74 @@ def test_the_model_card_tells_the_hub_how_good_the_model_is(original, card, tmp_
         assert expected["cloze"] in loaded.text
     assert "Idefics3ForConditionalGeneration" in loaded.text
     assert json.loads((output / "report_card.json").read_text()) == CARD
+
+
+@pytest.mark.parametrize("cloze", ["inverse_dynamics", "text_policy", "a0 a1 o2 -> s0"])
+def test_the_example_of_a_model_card_asks_what_the_model_was_trained_with(original, tmp_path, monkeypatch, cloze):
+    """Run as it stands, by a reader who knows nothing else; the answer must be right by the simulator."""
+    model = tmp_path / "model"
+    shutil.copytree(original / "checkpoints" / "step-000001" / "model", model)
+    (model / "cloze_format.json").write_text(json.dumps(asdict(ClozeFormat("grid", True, ("gone", WORLD), (cloze,)))))
+    monkeypatch.chdir(tmp_path)
+    text = (export(model, Path("mine")) / "README.md").read_text()
+    code = re.search(r"```python\n(.*?)```", text, re.S)[1]
+    spaces: dict = {}
+    exec(code.replace("max_new_tokens=256", "max_new_tokens=2"), spaces)
+    (sample,) = draw_samples(WORLD, cloze, named(cloze), 1, 0, "test", "grid")
+    assert spaces["messages"] == conversation(sample, explain=True)
+    frames = sample.world.render_states(sample.images) if sample.images else []
+    assert len(spaces.get("images", [])) == len(frames)
+    for image, frame in zip(spaces.get("images", []), frames, strict=True):
+        assert (np.asarray(image) == frame).all()
+    assert f"```text\n{sample.answer}\n```" in text
+    assert cloze in text
+    assert str(named(cloze)) in text
+
+
+def test_a_model_of_unknown_worlds_and_clozes_has_a_card_without_pictures(original, tmp_path):
+    model = tmp_path / "model"
+    shutil.copytree(original / "checkpoints" / "step-000001" / "model", model)
+    (model / "cloze_format.json").write_text(json.dumps(asdict(ClozeFormat("grid", True, ("gone",), ("lost",)))))
+    output = export(model, tmp_path / "mine")
+    text = (output / "README.md").read_text()
+    assert not list(output.glob("*.png"))
+    assert "![" not in text
+    assert "your own" in text
+    assert "lost" in text
+
+
+def test_a_model_card_has_calibration_and_the_f1_of_things(original, tmp_path):
+    rows = [{**CARD["rows"][0], "calibration": {"ece": 0.0625, "bins": []}, "field_f1": {"agent": 0.75, "box": 1.0}}]
+    (tmp_path / "card.json").write_text(json.dumps({**CARD, "rows": rows}))
+    text = (export(original, tmp_path / "mine", tmp_path / "card.json") / "README.md").read_text()
+    assert "| 0.062 | agent 0.750, box 1.000 |" in text
+
+
+def test_permissions_are_those_of_any_new_file(original, tmp_path):
+    source = tmp_path / "source"
+    shutil.copytree(original / "checkpoints" / "step-000001" / "model", source)
+    (source / "model.safetensors").chmod(0o600)
+    before = os.umask(0o027)
+    try:
+        output = export(source, tmp_path / "mine")
+    finally:
+        os.umask(before)
+    assert {oct(path.stat().st_mode & 0o777) for path in output.iterdir()} == {"0o640"}
+    assert oct((source / "model.safetensors").stat().st_mode & 0o777) == "0o600", "the source was changed"
+
+
+def test_exporting_again_keeps_the_card_of_the_same_weights_and_says_when_it_drops_one(original, tmp_path, capsys):
+    model = original / "checkpoints" / "step-000002" / "model"
+    own = {**CARD, "weights": weights_digest(model)}
+    (tmp_path / "own.json").write_text(json.dumps(own))
+    output = export(original, tmp_path / "mine", tmp_path / "own.json")
+    export(original, output)
+    assert json.loads((output / "report_card.json").read_text()) == own
+    assert "World-model report card" in (output / "README.md").read_text()
+    assert capsys.readouterr().err == ""
+    export(original / "checkpoints" / "step-000001" / "model", output)
+    assert not (output / "report_card.json").exists()
+    assert "is dropped: it is of other weights" in capsys.readouterr().err
 
 
 def test_a_model_card_without_results_claims_none(original, tmp_path):

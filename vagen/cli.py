@@ -6,7 +6,7 @@ import argparse
 import json
 import os
 import sys
-from collections.abc import Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 
 # Threads that wait must not spin: beside a busy neighbour that costs most of the speed. Read when torch is imported,
@@ -18,6 +18,8 @@ if not sys.stderr.isatty():
     os.environ.setdefault("HF_HUB_DISABLE_PROGRESS_BARS", "1")  # bars in a log file are noise
 
 
+_SPLITS = ["train", "val", "test"]
+_MODEL = "a model folder, a run (its newest checkpoint), or a Hub id"
 _MINDCUBE_TASKS = [
     *("raw_qa", "ff_rsn", "aug_cgmap_in", "aug_cgmap_out", "plain_cgmap_out"),
     *("plain_cgmap_ffr_out", "aug_cgmap_ffr_out", "cgmap_in_ffr_out"),
@@ -31,6 +33,15 @@ class UsageError(ValueError):
 class _Parser(argparse.ArgumentParser):
     def error(self, message: str) -> None:  # type: ignore[override]
         raise UsageError(f"{message} (see `{self.prog} --help`)")
+
+
+class _Help(argparse.HelpFormatter):
+    """Says the default of every option that takes a value and has one."""
+
+    def _get_help_string(self, action: argparse.Action) -> str:
+        text = action.help or ""
+        silent = not action.option_strings or action.nargs == 0 or action.default in (None, [], argparse.SUPPRESS)
+        return text if silent or "default" in text else f"{text} (default: %(default)s)"
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -104,26 +115,34 @@ def _parser() -> argparse.ArgumentParser:
     verbs = parser.add_subparsers(title="commands", metavar="VERB", parser_class=_Parser, required=True)
 
     verb = _verb(verbs, "quickstart", _quickstart, "collect, train, evaluate, export and report in one go", True)
-    verb.add_argument("--config", help="default: the configuration that comes with the package")
+    verb.add_argument("--config", metavar="FILE", help="YAML; default: the configuration that comes with the package")
     _processes(verb)
 
     verb = _verb(verbs, "worlds", _worlds, "list the worlds, or draw one")
     verb.add_argument("--all", action="store_true", help="also every environment of MiniGrid and BabyAI")
     verb.add_argument("--draw", metavar="WORLD", help="write a sheet of random states of this world")
-    verb.add_argument("--output", type=Path, default=Path("worlds.png"))
+    verb.add_argument("--output", type=Path, default=Path("worlds.png"), help="where the picture goes")
+
+    verb = _verb(verbs, "clozes", _clozes, "list the clozes that have a name, with their patterns")
+
+    verb = _verb(verbs, "config", _config, "list the configuration keys, with their defaults and meanings")
+    verb.add_argument("sections", nargs="*", metavar="SECTION", help="only keys that start so: train, optimizer.rates")
 
     verb = _verb(verbs, "collect", _collect, "play episodes and keep them as shards", True)
-    verb.add_argument("--config")
-    verb.add_argument("--worlds", nargs="+", metavar="WORLD")
-    verb.add_argument("--split", choices=["train", "val", "test"])
-    verb.add_argument("--output", type=Path, default=Path("data"))
+    _configuration(verb, required=False)
+    verb.add_argument("--worlds", nargs="+", metavar="WORLD", help="default: collect.worlds of the configuration")
+    verb.add_argument(
+        "--split", choices=_SPLITS, help="which layouts; default: collect.split of the configuration, train"
+    )
+    verb.add_argument("--output", type=Path, default=Path("data"), help="shards go to OUTPUT/WORLD/SPLIT")
+    verb.add_argument("--overwrite", action="store_true", help="replace shards that are there")
 
     verb = _verb(verbs, "train", _train, "train a policy with cloze objectives", True)
     verb.epilog = (
         f"{verb.epilog} SIGTERM or SIGINT ends the training after the current step, with a checkpoint; exit code 143 "
         "or 130."
     )
-    verb.add_argument("--config", required=True)
+    _configuration(verb)
     earlier = verb.add_mutually_exclusive_group()
     earlier.add_argument(
         "--resume",
@@ -139,7 +158,7 @@ def _parser() -> argparse.ArgumentParser:
     _processes(verb)
 
     verb = _verb(verbs, "inspect", _inspect, "print the exact tokens of training samples", True)
-    verb.add_argument("--config", required=True)
+    _configuration(verb)
     verb.add_argument("--number", type=_natural, default=0, help="which group of the stream")
     verb.add_argument("--output", type=Path, help="also write the images here")
 
@@ -151,17 +170,19 @@ def _parser() -> argparse.ArgumentParser:
     verb = _verb(kinds, "stats", _data_stats, "count what is there, and what splits share", True)
     _which_data(verb, out="data-stats.json")
     verb = _verb(kinds, "export", _data_export, "write cloze tests for other trainers", True)
-    verb.add_argument("--config", required=True, help="which shards and clozes, as for training")
+    _configuration(verb)
     verb.add_argument("--format", choices=["trl"], default="trl", help="TRL's conversational format, with images")
-    verb.add_argument("--layout", choices=["messages", "prompt-completion"], default="messages")
+    verb.add_argument(
+        "--layout", choices=["messages", "prompt-completion"], default="messages", help="which of TRL's two forms"
+    )
     verb.add_argument("--groups", type=_positive, default=1000, help="windows to ask about; several samples each")
-    verb.add_argument("--output", type=Path, required=True)
+    verb.add_argument("--output", type=Path, required=True, help="the folder to make")
 
     kinds = _verb(verbs, "eval", None, "measure a model").add_subparsers(
         metavar="WHAT", parser_class=_Parser, required=True
     )
     verb = _verb(kinds, "worldmodel", _eval_worldmodel, "accuracy of clozes by free generation: a report card")
-    verb.add_argument("--model", required=True, help="a model folder or a Hub id")
+    verb.add_argument("--model", required=True, help=_MODEL)
     _what_to_ask(verb, n=300, out="card.json")
     verb.add_argument(
         "--clozes", nargs="+", metavar="CLOZE", help="names or patterns; default: what it was trained with"
@@ -172,23 +193,23 @@ def _parser() -> argparse.ArgumentParser:
         "--training-shards", nargs="+", default=[], metavar="SHARDS", help="to count seen test transitions"
     )
     verb = _verb(kinds, "agent", _eval_agent, "success of random, expert and model in episodes")
-    verb.add_argument("--model", help="a model folder or a Hub id; without it only random and expert play")
+    verb.add_argument("--model", help=f"{_MODEL}; without it only random and expert play")
     _what_to_ask(verb, n=100, out="agents.json")
-    verb.add_argument("--max-steps", type=_positive, default=30)
+    verb.add_argument("--max-steps", type=_positive, default=30, help="an episode is cut here")
 
     verb = _verb(kinds, "reorder", _eval_reorder, "putting shuffled images or actions in order, as in ENACT")
-    verb.add_argument("--model", help="a model folder or a Hub id; not needed to write questions")
+    verb.add_argument("--model", help=f"{_MODEL}; not needed to write questions")
     _what_to_ask(verb, n=100, out="reorder.json")
     verb.add_argument("--lengths", nargs="+", type=_positive, default=[3, 4, 5], metavar="L", help="images, 3 to 10")
     verb.add_argument("--questions", type=Path, help="ask these, JSONL in ENACT's format, instead of our worlds")
     verb.add_argument("--images", type=Path, help="the folder that the questions' image paths start in")
     verb.add_argument("--write", type=Path, metavar="FOLDER", help="write questions and images here, and ask nobody")
-    verb.add_argument("--max-new-tokens", type=_positive, default=64)
+    verb.add_argument("--max-new-tokens", type=_positive, default=64, help="where answers are cut")
 
     verb = _verb(kinds, "mindcube", _eval_mindcube, "answers to MindCube questions; the same command resumes")
     verb.add_argument("--questions", type=Path, required=True, help="MindCube questions, JSONL")
     verb.add_argument("--images", type=Path, required=True, help="the folder that the questions' image paths start in")
-    verb.add_argument("--model", required=True, help="a model folder or a Hub id")
+    verb.add_argument("--model", required=True, help=_MODEL)
     verb.add_argument("--task", required=True, choices=_MINDCUBE_TASKS, help="what is shown and asked")
     verb.add_argument("--prompts", type=Path, help="templates, YAML; default: those that come with the package")
     verb.add_argument("--batch", type=_positive, default=8, help="questions per forward pass")
@@ -197,24 +218,31 @@ def _parser() -> argparse.ArgumentParser:
     verb.add_argument("--out", type=Path, required=True, help="where the responses go, JSONL")
 
     verb = _verb(kinds, "checkpoints", _eval_checkpoints, "a run's checkpoints: does understanding go with success?")
-    verb.add_argument("run_folder", type=Path, metavar="RUN")
+    verb.add_argument("run_folder", type=Path, metavar="RUN", help="the output of a training")
     _what_to_ask(verb, n=200, out="checkpoints.json")
     verb.add_argument("--clozes", nargs="+", metavar="CLOZE", help="default: what it was trained with")
     verb.add_argument("--episodes", type=_positive, default=100, help="episodes per world")
-    verb.add_argument("--max-steps", type=_positive, default=30)
+    verb.add_argument("--max-steps", type=_positive, default=30, help="an episode is cut here")
 
     verb = _verb(verbs, "check", _check, "check every cloze in every world against the simulator; floors and ceilings")
     verb.add_argument("--worlds", nargs="+", metavar="WORLD", help="default: all")
     verb.add_argument("--clozes", nargs="+", metavar="CLOZE", help="names or patterns; default: all that have a name")
-    verb.add_argument("--representations", nargs="+", choices=["natural", "json", "grid"], metavar="FORM")
+    verb.add_argument(
+        "--representations",
+        nargs="+",
+        choices=["natural", "json", "grid"],
+        metavar="FORM",
+        help="how states are written: natural, json, grid; default: all",
+    )
     verb.add_argument("--n", type=_positive, default=200, help="samples per world and cloze")
-    verb.add_argument("--seed", type=_natural, default=1)
-    verb.add_argument("--split", choices=["train", "val", "test"], default="test")
+    _which_samples(verb)
     verb.add_argument("--out", type=Path, default=Path("check.json"), help="where the JSON goes")
 
     verb = _verb(verbs, "compare", _compare, "compare two report cards row by row, with paired tests and a picture")
-    verb.add_argument("first", type=Path, metavar="A.json")
-    verb.add_argument("second", type=Path, metavar="B.json")
+    verb.add_argument("first", type=Path, metavar="A.json", help="a report card of `vagen eval worldmodel`")
+    verb.add_argument(
+        "second", type=Path, metavar="B.json", help="another; seed, split and n alike make a paired test"
+    )
     verb.add_argument("--out", type=Path, default=Path("comparison.json"), help="where the JSON goes; a PNG beside it")
     kinds = _verb(verbs, "score", None, "score responses").add_subparsers(
         metavar="WHAT", parser_class=_Parser, required=True
@@ -232,8 +260,8 @@ def _parser() -> argparse.ArgumentParser:
     verb.add_argument("--out", type=Path, required=True, help="where the JSON goes")
 
     verb = _verb(verbs, "export", _export, "make a plain Hugging Face folder of a run or model")
-    verb.add_argument("source", type=Path, help="a run or a model folder")
-    verb.add_argument("--output", type=Path, required=True)
+    verb.add_argument("source", type=Path, metavar="SOURCE", help="a run or a model folder")
+    verb.add_argument("--output", type=Path, required=True, help="the folder to make; an earlier export is replaced")
     verb.add_argument("--card", type=Path, help="a report card for the model card")
     verb.add_argument("--push-to-hub", metavar="REPO", help="also publish it: NAME or OWNER/NAME")
     verb.add_argument("--private", action="store_true", help="publish so that only you can see it")
@@ -242,21 +270,36 @@ def _parser() -> argparse.ArgumentParser:
     )
 
     verb = _verb(verbs, "report", _report, "make one HTML page of a run")
-    verb.add_argument("run_folder", type=Path, metavar="RUN")
+    verb.add_argument("run_folder", type=Path, metavar="RUN", help="the output of a training")
     return parser
 
 
 def _verb(verbs, name, run, help, configurable=False) -> argparse.ArgumentParser:  # type: ignore[no-untyped-def]
     epilog = (
-        "Any configuration key can be overridden: --section.key=value, or --section.key VALUE VALUE ..."
+        "Any configuration key (`vagen config` lists them) can be overridden: --section.key=value, or "
+        "--section.key VALUE VALUE ..."
         if configurable
         else None
     )
     parser = verbs.add_parser(
-        name, help=help, description=f"{help[0].upper()}{help[1:]}.", epilog=epilog, allow_abbrev=False
+        name,
+        help=help,
+        description=f"{help[0].upper()}{help[1:]}.",
+        epilog=epilog,
+        allow_abbrev=False,
+        formatter_class=_Help,
     )
     parser.set_defaults(run=run, configurable=configurable)
     return parser
+
+
+def _configuration(parser: argparse.ArgumentParser, required: bool = True) -> None:
+    parser.add_argument(
+        "--config",
+        required=required,
+        metavar="FILE",
+        help="configuration, YAML" + ("" if required else "; default: the defaults that `vagen config` lists"),
+    )
 
 
 def _processes(parser: argparse.ArgumentParser) -> None:
@@ -273,10 +316,14 @@ def _which_data(parser: argparse.ArgumentParser, out: str) -> None:
 def _what_to_ask(parser: argparse.ArgumentParser, n: int, out: str) -> None:
     parser.add_argument("--worlds", nargs="+", metavar="WORLD", help="default: what the model was trained on")
     parser.add_argument("--n", type=_positive, default=n, help="samples or episodes per row")
-    parser.add_argument("--seed", type=_natural, default=1)
-    parser.add_argument("--split", choices=["train", "val", "test"], default="test")
-    parser.add_argument("--batch", type=_positive, default=128)
+    _which_samples(parser)
+    parser.add_argument("--batch", type=_positive, default=128, help="questions, or episodes, answered at a time")
     parser.add_argument("--out", type=Path, default=Path(out), help="where the JSON goes")
+
+
+def _which_samples(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("--seed", type=_natural, default=1, help="equal seeds ask every model the same")
+    parser.add_argument("--split", choices=_SPLITS, default="test", help="which layouts are asked about")
 
 
 # ------------------------------------------------------------------------------------------------------------- verbs
@@ -294,7 +341,7 @@ def _quickstart(args: argparse.Namespace, overrides: list[str]) -> int:
 
 def _worlds(args: argparse.Namespace, _: list[str]) -> int:
     if args.draw is None:
-        _list_worlds(args.all)
+        _show(_list_worlds(args.all))
         return 0
     from vagen.evaluate.sheet import draw_sheet
 
@@ -302,13 +349,22 @@ def _worlds(args: argparse.Namespace, _: list[str]) -> int:
     return 0
 
 
-def _list_worlds(every: bool) -> None:
+def _show(lines: Iterable[str]) -> None:
+    """Print lines as they come, until whoever reads them has seen enough, as in ``vagen config | head``."""
+    try:
+        for line in lines:
+            print(line, flush=True)
+    except BrokenPipeError:
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # else the interpreter complains at its end
+
+
+def _list_worlds(every: bool) -> Iterator[str]:
     """One line per world as soon as it is known; last the ones that do not work."""
     from worlds import MIN_LAYOUTS, available, make, registered, unsupported
 
     ids = available() if every else registered()
     width = max(map(len, ids))
-    print(f"{'world':<{width}}  {'pixels':<9} {'view':<8} {'solver':<7} {'layouts':<8} actions")
+    yield f"{'world':<{width}}  {'pixels':<9} {'view':<8} {'solver':<7} {'layouts':<8} actions"
     for id in ids:
         world = make(id)
         height, pixels, _ = world.observation_space.shape or (0, 0, 0)
@@ -317,10 +373,38 @@ def _list_worlds(every: bool) -> None:
         enough = f"≥ {MIN_LAYOUTS}" if layouts >= MIN_LAYOUTS else str(layouts)
         solver = "yes" if world.has_solver else "no"
         actions = ", ".join(world.actions)
-        print(f"{id:<{width}}  {size:<9} {world.view:<8} {solver:<7} {enough:<8} {actions}", flush=True)
+        yield f"{id:<{width}}  {size:<9} {world.view:<8} {solver:<7} {enough:<8} {actions}"
     if every:
         for id, reason in unsupported().items():
-            print(f"{id:<{width}}  does not work: {reason}")
+            yield f"{id:<{width}}  does not work: {reason}"
+
+
+def _clozes(args: argparse.Namespace, _: list[str]) -> int:
+    from vagen.cloze.grammar import FAMILIES, all_named, named
+
+    clozes = all_named()
+    width, room = (max(map(len, words)) for words in (clozes, clozes.values()))
+    lines = [f"{'cloze':<{width}}  {'pattern':<{room}}  transitions"]
+    for name, pattern in clozes.items():
+        longer = f", or any: {name}@k" if name in FAMILIES else ""
+        lines.append(f"{name:<{width}}  {pattern:<{room}}  {named(name).length}{longer}")
+    _show(lines)
+    print("--clozes takes any other pattern too, such as 'o0 o1 a1 -> a0'", file=sys.stderr)
+    return 0
+
+
+def _config(args: argparse.Namespace, _: list[str]) -> int:
+    from vagen.config import described
+
+    keys = list(described())
+    for section in args.sections:
+        if section not in (key.name for key in keys):
+            raise UsageError(f"unknown configuration key {section!r}: `vagen config` lists them all")
+    below = tuple(f"{section}." for section in args.sections) or ("",)
+    chosen = [key for key in keys if f"{key.name}.".startswith(below)]
+    width = max(len(key.name) for key in chosen)
+    _show(f"{key.name:<{width}}  {'  '.join(filter(None, (key.default, key.meaning)))}".rstrip() for key in chosen)
+    return 0
 
 
 def _collect(args: argparse.Namespace, overrides: list[str]) -> int:
@@ -332,7 +416,7 @@ def _collect(args: argparse.Namespace, overrides: list[str]) -> int:
     from vagen.data.shards import MANIFEST
     from vagen.rollout.collect import collect
 
-    for folder, manifest in collect(chosen, args.output, config.seed).items():
+    for folder, manifest in collect(chosen, args.output, config.seed, args.overwrite).items():
         print(
             f"{manifest.world}: {manifest.trajectories} trajectories, {manifest.transitions} transitions, "
             f"{manifest.layouts} layouts",
@@ -634,8 +718,15 @@ def _load_chat(model: str, representation: str | None):  # type: ignore[no-untyp
 
     from vagen.policy.chat import Chat
     from vagen.policy.policy import best_device, load
+    from vagen.train.run import CHECKPOINTS, latest_model
 
-    policy = load(model)
+    if (Path(model) / CHECKPOINTS).is_dir():
+        folder = latest_model(Path(model))
+        checkpoint = folder.parent.name
+        print(f"vagen: {model} is a run: its newest checkpoint, {checkpoint}, is taken", file=sys.stderr)
+        policy = replace(load(str(folder)), name=f"{Path(model).resolve().name}/{checkpoint}")
+    else:
+        policy = load(model)
     policy.model.to(best_device())
     if representation is not None:
         policy = replace(policy, format=replace(policy.format, representation=representation))

@@ -5,12 +5,14 @@ Every key is declared here with its default and meaning; an unknown key is refus
 
 from __future__ import annotations
 
+import json
 import math
 import os
 from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
 from difflib import get_close_matches
 from pathlib import Path
-from typing import Annotated, Any, Literal, Self
+from typing import Annotated, Any, Literal, Self, get_args, get_origin
 
 import yaml
 from pydantic import (
@@ -320,6 +322,12 @@ class Train(Section):
         return self
 
 
+class EvaluateSampling(Sampling):
+    """Which windows are asked about: kinds of events as often as they happen."""
+
+    balance: bool = Field(default=False, description="draw kinds of events equally often, however rare they are")
+
+
 class Evaluate(Section):
     """What ``vagen quickstart`` measures after training."""
 
@@ -328,7 +336,7 @@ class Evaluate(Section):
     episodes: int = Field(default=100, gt=0, description="episodes per world and agent")
     batch: int = Field(default=128, gt=0)
     seed: NonNegativeInt = 1
-    sampling: Sampling = Sampling(balance=False)
+    sampling: EvaluateSampling = EvaluateSampling()
 
 
 class Config(Section):
@@ -423,18 +431,39 @@ def _explain(error: ValidationError, origin: str) -> str:
     first = error.errors()[0]
     key = ".".join(str(part) for part in first["loc"])
     if first["type"] == "extra_forbidden":
-        near = get_close_matches(key, list(known_keys(Config)), n=1, cutoff=0.3)
-        hint = f"did you mean {near[0]!r}?" if near else "see vagen/config.py for the keys"
+        near = get_close_matches(key, [known.name for known in described()], n=1, cutoff=0.3)
+        hint = f"did you mean {near[0]!r}?" if near else "`vagen config` lists the keys"
         return f"unknown configuration key {key!r} (in {origin} or an override): {hint}"
     return f"configuration key {key!r} (in {origin} or an override): {first['msg']}, got {first['input']!r}"
 
 
-def known_keys(section: type[Section], prefix: str = "") -> Iterator[str]:
-    """Every dotted key a configuration can have."""
-    for name, info in section.model_fields.items():
-        yield prefix + name
-        if isinstance(info.annotation, type) and issubclass(info.annotation, Section):
-            yield from known_keys(info.annotation, f"{prefix}{name}.")
+@dataclass(frozen=True)
+class Key:
+    """A configuration key, or a section of them.
+
+    Attributes:
+        name: dotted, as on a command line.
+        default: as YAML; empty for a section.
+        meaning: the words it can be, and what it does; empty where its name says it all.
+    """
+
+    name: str
+    default: str
+    meaning: str
+
+
+def described(section: Section = Config(), prefix: str = "") -> Iterator[Key]:  # noqa: B008 - it cannot be changed
+    """Every key a configuration can have, sections before what is in them."""
+    for name, info in type(section).model_fields.items():
+        value = getattr(section, name)
+        if isinstance(value, Section):
+            summary, _, _ = (type(value).__doc__ or "").partition("\n\n")
+            yield Key(prefix + name, "", " ".join(summary.split()))
+            yield from described(value, f"{prefix}{name}.")
+            continue
+        words = " or ".join(map(str, get_args(info.annotation))) if get_origin(info.annotation) is Literal else ""
+        meaning = "; ".join(text for text in (words, info.description) if text)
+        yield Key(prefix + name, json.dumps(section.model_dump(mode="json")[name]), meaning)
 
 
 def environment(extra: Mapping[str, str] | None = None) -> dict[str, str]:

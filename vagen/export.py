@@ -4,19 +4,28 @@ from __future__ import annotations
 
 import json
 import shutil
+import sys
+from dataclasses import dataclass
+from itertools import product
 from pathlib import Path
+from pprint import pformat
 from tempfile import TemporaryDirectory
 
 import jinja2
 from huggingface_hub import EvalResult, ModelCardData
+from PIL import Image
 from pydantic import BaseModel, ValidationError
 from safetensors import SafetensorError, safe_open
 
 import vagen
+from vagen.cloze.grammar import ClozeError, named
+from vagen.evaluate.worldmodel import draw_samples
 from vagen.files import atomic_folder, write_text_atomically
 from vagen.policy.adapters import ADAPTER, ADAPTER_CONFIG
-from vagen.policy.policy import FORMAT_FILE, ModelError, load, weights_digest
+from vagen.policy.chat import conversation
+from vagen.policy.policy import ClozeFormat, ModelError, load, read_format, weights_digest
 from vagen.train.run import latest_model
+from worlds import WorldError, is_available
 
 CARD = "report_card.json"
 
@@ -28,7 +37,8 @@ def export(source: Path, output: Path, card: Path | None = None, adapter_only: b
         source: a run (its newest checkpoint is taken), a model folder, or one with adapters, which are merged into
             the weights of their base model.
         output: the folder to make; replaced whole if it exists.
-        card: a world-model report card to put into the model card.
+        card: a world-model report card to put into the model card; the one that an earlier export has, if it is of
+            these weights, where none is given. Dropping one is said on standard error.
         adapter_only: write the adapters alone, for ``peft`` to put on top of their base model; without a model card.
 
     Raises:
@@ -42,16 +52,33 @@ def export(source: Path, output: Path, card: Path | None = None, adapter_only: b
     model = source if _is_model(source) else latest_model(source)
     if adapter_only:
         return _export_adapters(model, output)
-    report = None if card is None else _read_card(card)
     _check_weights(model)
+    card = card or _earlier_card(output, model)
+    report = None if card is None else _read_card(card)
     if report is not None and report.weights not in (None, weights_digest(model)):
         raise ModelError(f"report card {card} is of other weights than {model}; evaluate this model first")
     with atomic_folder(output, "config.json") as temporary:
         shutil.copytree(model, temporary, dirs_exist_ok=True, ignore=shutil.ignore_patterns(ADAPTER))
         if card is not None:
             shutil.copyfile(card, temporary / CARD)
-        write_text_atomically(temporary / "README.md", model_card(temporary, output.name, report))
+        example = _draw_example(read_format(temporary), temporary)
+        write_text_atomically(temporary / "README.md", model_card(temporary, output.name, report, example))
     return output
+
+
+def _earlier_card(output: Path, model: Path) -> Path | None:
+    """The report card of an earlier export to the same place, if it is of the same weights."""
+    card = output / CARD
+    if not card.is_file():
+        return None
+    try:
+        if _read_card(card).weights == weights_digest(model):
+            return card
+        reason = "it is of other weights"
+    except ModelError as error:
+        reason = str(error)
+    print(f"vagen: {card} of an earlier export is dropped: {reason}; give a card with --card", file=sys.stderr)
+    return None
 
 
 def _is_model(folder: Path) -> bool:
@@ -71,10 +98,46 @@ def _export_adapters(model: Path, output: Path) -> Path:
     return output
 
 
-def model_card(folder: Path, name: str, report: _Card | None) -> str:
+@dataclass(frozen=True)
+class Example:
+    """A question that a model card asks the model.
+
+    Attributes:
+        messages: the conversation, as Python.
+        images: files beside the card that it shows, in order.
+        world, cloze, answer: what is asked about, and a right answer; empty where no world of the model is known here.
+    """
+
+    messages: str
+    images: list[str]
+    world: str = ""
+    cloze: str = ""
+    answer: str = ""
+
+
+def _draw_example(form: ClozeFormat, folder: Path) -> Example:
+    """A question as the model was trained to answer it, its images written to the folder.
+
+    Of the first cloze and world that can be asked; else a free question about an image of the reader's.
+    """
+    for world, cloze in product(filter(is_available, form.worlds), form.clozes):
+        try:
+            (sample,) = draw_samples(world, cloze, named(cloze), 1, 0, "test", form.representation)
+        except (ClozeError, WorldError):
+            continue
+        images = [f"example-{number}.png" for number in range(len(sample.images))]
+        for file, frame in zip(images, sample.world.render_states(sample.images) if images else (), strict=True):
+            Image.fromarray(frame).save(folder / file)
+        messages = pformat(conversation(sample, form.explain), width=110, sort_dicts=False)
+        return Example(messages, images, world, cloze, sample.answer)
+    content = [{"type": "image"}, {"type": "text", "text": "What is in this image?"}]
+    return Example(repr([{"role": "user", "content": content}]), ["image.png"])
+
+
+def model_card(folder: Path, name: str, report: _Card | None, example: Example) -> str:
     """The text of the model card, with the report card as the Hub's evaluation metadata."""
     config = json.loads((folder / "config.json").read_text(encoding="utf-8"))
-    form = json.loads((folder / FORMAT_FILE).read_text(encoding="utf-8")) if (folder / FORMAT_FILE).is_file() else {}
+    form = read_format(folder)
     rows = report.rows if report else []
     data = ModelCardData(
         language="en",
@@ -94,10 +157,24 @@ def model_card(folder: Path, name: str, report: _Card | None) -> str:
         architecture=config["architectures"][0],
         parameters=_parameters(folder),
         form=form,
+        clozes={cloze: _pattern(cloze) for cloze in form.clozes},
+        example=example,
         rows=rows,
         report=report,
         version=vagen.__version__,
     )
+
+
+def _pattern(cloze: str) -> str:
+    """The pattern of a cloze; its name where nobody here knows it."""
+    try:
+        return str(named(cloze))
+    except ClozeError:
+        return cloze
+
+
+class _Calibration(BaseModel):
+    ece: float
 
 
 class _Row(BaseModel):
@@ -111,6 +188,8 @@ class _Row(BaseModel):
     ci_low: float
     ci_high: float
     floors: dict[str, float | None]
+    field_f1: dict[str, float] = {}
+    calibration: _Calibration | None = None
 
 
 class _Card(BaseModel):

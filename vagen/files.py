@@ -82,6 +82,7 @@ def atomic_folder(path: Path, marker: str) -> Iterator[Path]:
     temporary.mkdir()
     try:
         yield temporary
+        _follow_umask(temporary)
         if path.exists():
             os.replace(path, old)
         os.replace(temporary, path)
@@ -90,6 +91,17 @@ def atomic_folder(path: Path, marker: str) -> Iterator[Path]:
             os.replace(old, path)
         shutil.rmtree(temporary, ignore_errors=True)
         shutil.rmtree(old, ignore_errors=True)
+
+
+def _follow_umask(folder: Path) -> None:
+    """Give every file the permissions of a new one: some libraries write files that only their owner may read."""
+    probe = folder / f".{os.getpid()}.probe"
+    probe.touch()
+    mode = probe.stat().st_mode & 0o777
+    probe.unlink()
+    for path in folder.rglob("*"):
+        if path.is_file() and not path.is_symlink():
+            path.chmod(mode)
 
 
 def write_text_atomically(path: Path, text: str) -> None:

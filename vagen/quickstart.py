@@ -40,7 +40,8 @@ def quickstart(config: Config, processes: int) -> Path:
     output = ensure_folder(Path(config.output))
     timings: dict[str, float] = {}
     with _stage("collect", timings):
-        shards = tuple(str(folder) for folder in collect(config.collect, output / "data", config.seed))
+        collected = collect(config.collect, output / "data", config.seed, overwrite=True)
+        shards = tuple(map(str, collected))
     config = config.model_copy(update={"shards": shards})
     with _stage("train", timings):
         save(config, output / "config.yaml")

@@ -3,6 +3,7 @@
 import itertools
 import math
 import statistics
+from fractions import Fraction
 
 import pytest
 from hypothesis import given
@@ -10,7 +11,7 @@ from hypothesis import strategies as st
 
 import worlds
 from vagen.cloze.scoring import score
-from vagen.cloze.statistics import ceiling, copy_floor, majority_floor, random_floor, skill, wilson
+from vagen.cloze.statistics import calibration, ceiling, copy_floor, majority_floor, random_floor, skill, wilson
 from worlds.text import write_actions, write_facts
 
 # What chance does is asked about in test_chance.py.
@@ -225,3 +226,29 @@ def test_what_is_seen_whole_can_be_answered_perfectly(world, draw_samples):
 )
 def test_skill(accuracy, floors, top, expected):
     assert skill(accuracy, floors, top) == (None if expected is None else pytest.approx(expected))
+
+
+# --------------------------------------------------------------------------------------------------------- calibration
+
+ANSWERS = st.lists(st.tuples(st.floats(0, 1), st.booleans()), min_size=1, max_size=40)
+
+
+@given(ANSWERS, st.integers(1, 12))
+def test_calibration_is_its_definition(answers, count):
+    """Bin by bin, in exact fractions: |right answers - sum of confidences|, over all answers."""
+    found = calibration([c for c, _ in answers], [right for _, right in answers], count)
+    apart, filled = Fraction(0), 0
+    for number in range(count):
+        own = [(Fraction(c), right) for c, right in answers if min(math.floor(c * count), count - 1) == number]
+        apart += abs(sum(right for _, right in own) - sum(c for c, _ in own))
+        filled += bool(own)
+    assert found.ece == pytest.approx(float(apart / len(answers)), abs=1e-12)
+    assert len(found.bins) == filled
+    assert sum(b.n for b in found.bins) == len(answers)
+    assert sum(b.n * b.accuracy for b in found.bins) == pytest.approx(sum(right for _, right in answers))
+    assert [b.confidence for b in found.bins] == sorted(b.confidence for b in found.bins)
+
+
+def test_sure_and_right_is_perfect_and_sure_and_wrong_as_bad_as_can_be():
+    assert calibration([1.0, 1.0, 0.0], [True, True, False]).ece == 0
+    assert calibration([1.0, 0.0], [False, True]).ece == 1

@@ -41,6 +41,8 @@ def test_the_table_and_the_json_hold_every_row(rows):
     text = table(rows)
     assert all(text.count(f"{world}  ") >= len(NAMED) for world in SMALL)
     assert text.endswith(f"0 of {len(rows)} rows failed")
+    for column in text.splitlines()[0].split()[3:-1]:
+        assert column in text[text.index("truth: ") :], f"nothing explains the column {column!r}"
     data = json.loads(json.dumps(as_json(rows), allow_nan=False))
     assert data["passed"]
     assert len(data["rows"]) == len(rows)

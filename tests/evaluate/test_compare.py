@@ -46,7 +46,7 @@ def test_rows_are_paired_where_the_questions_are_the_same(cards):
     assert (found.mean.value, found.mean.low) == pytest.approx((only.difference, only.low))
 
 
-@pytest.mark.parametrize("reason", ["seed", "n", "pattern", "outcomes"])
+@pytest.mark.parametrize("reason", ["seed", "n", "pattern", "outcomes", "split"])
 def test_other_questions_are_compared_without_a_test(cards, reason):
     first, second = row("w", "c", "0011"), row("w", "c", "0111")
     if reason == "n":
@@ -55,10 +55,23 @@ def test_other_questions_are_compared_without_a_test(cards, reason):
         second["pattern"] = "other"
     elif reason == "outcomes":  # a card of an earlier version
         del second["outcomes"]
-    found = compare(*cards([first], [second], seed=2 if reason == "seed" else 1))
+    paths = cards([first], [second], seed=2 if reason == "seed" else 1)
+    if reason == "split":
+        paths[1].write_text(paths[1].read_text().replace('"test"', '"val"'))
+    found = compare(*paths)
     assert not found.rows[0].paired
     assert found.rows[0].p is None
+    why = "version of the card" if reason == "outcomes" else reason
+    assert found.rows[0].unpaired == (why,)
+    assert f"unpaired: other {why}" in table(found)
     assert found.rows[0].low < found.rows[0].difference < found.rows[0].high
+
+
+def test_models_of_one_name_are_told_apart_by_their_paths(cards):
+    paths = cards([row("w", "c", "01")], [row("w", "c", "01")])
+    assert table(compare(*paths)).startswith("A: a   B: b\n")
+    paths[1].write_text(paths[1].read_text().replace('"model": "b"', '"model": "a"'))
+    assert table(compare(*paths)).startswith(f"A: {paths[0]}   B: {paths[1]}\n")
 
 
 def test_several_rows_are_adjusted_for_and_strays_are_named(cards):

@@ -179,7 +179,13 @@ def test_a_model_is_asked_in_every_world_direction_and_length(chat, monkeypatch)
     found = evaluate(chat, WORLDS, [3], 8, 1, "test", 4, 16)
     assert [(row.world, row.direction) for row in found] == list(itertools.product(WORLDS, DIRECTIONS))
     assert all(row.parsed == 1 and row.n == 8 for row in found)
-    assert "sokoban-6x6" in table(found)
+    head, *lines = table(found).splitlines()
+    assert "sokoban-6x6" in lines[0]
+    assert "accepted (chance)" in head
+    assert "pairwise (chance)" in head
+    for row, line in zip(found, lines, strict=True):
+        assert f"{row.length - 1} {'images' if row.direction == 'forward' else 'actions'} " in line
+        assert f"{row.pairwise:.3f} ({row.chance_pairwise:.3f})" in line
     json.dumps(reorder.as_json(found, "small"), allow_nan=False)
 
 

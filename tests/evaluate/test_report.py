@@ -8,10 +8,13 @@ from html.parser import HTMLParser
 
 import pytest
 from PIL import Image
+from pydantic import TypeAdapter
 
 import worlds
 from vagen.evaluate.report import ReportError, write_report
+from vagen.evaluate.report.inputs import Row
 from vagen.evaluate.report.samples import compare
+from vagen.evaluate.report.sweeps import calibration_panels, horizon_panels
 from worlds.text import write_facts
 
 VOID = {"meta", "img", "br", "link", "input", "hr"}
@@ -236,6 +239,49 @@ def test_the_page_follows_the_theme_in_its_charts(run):
         assert "var(--series-" in chart
         assert not re.search(r"#0[1-4]0[0-9a-f]{3}", chart), "a stand-in colour was left"
         assert "<text" in chart, "text must stay text"
+
+
+SWEEP = [
+    row(cloze="forward_dynamics", pattern="o0 a0 -> s1", accuracy=0.9),
+    row(cloze="rollout", pattern="o0 a0 a1 a2 -> s3", accuracy=0.6),
+    row(cloze="rollout@2", pattern="o0 a0 a1 -> s2", accuracy=0.75),
+    row(cloze="inverse_dynamics", pattern="o0 o1 -> a0", accuracy=0.5),
+    row(cloze="retrodiction", pattern="a0 o1 -> s0", accuracy=0.5),
+    row("frozenlake-6x6", cloze="rollout@2", pattern="o0 a0 a1 -> s2", accuracy=0.4),
+]
+CALIBRATION = {
+    "ece": 0.123,
+    "bins": [{"confidence": 0.25, "accuracy": 0.5, "n": 10}, {"confidence": 0.95, "accuracy": 0.875, "n": 190}],
+}
+
+
+def test_a_family_at_several_lengths_is_a_curve_over_them(tmp_path):
+    rows = TypeAdapter(list[Row]).validate_python(SWEEP)
+    (panel,) = horizon_panels(rows)
+    assert panel.title == "sokoban-6x6"
+    (curve,) = panel.curves
+    assert (curve.name, curve.points) == ("rollout", [(1, 0.9), (2, 0.75), (3, 0.6)])
+    assert curve.figure == "60.0 %"
+    write(tmp_path, card=CARD | {"rows": SWEEP})
+    page = report(tmp_path)
+    check(page)
+    assert '<section id="horizons"' in page
+    assert "rollout 1: 90.0 %, 2: 75.0 %, 3: 60.0 %" in page, "who does not see the chart is not told what it shows"
+    assert horizon_panels(rows[3:]) == []
+
+
+def test_calibration_is_drawn_where_the_card_has_it(tmp_path):
+    rows = [row(calibration=CALIBRATION), row("frozenlake-6x6"), row(cloze="termination", yes=0.5)]
+    (panel,) = calibration_panels(TypeAdapter(list[Row]).validate_python(rows))
+    assert [curve.points for curve in panel.curves] == [[(0.25, 0.5), (0.95, 0.875)]]
+    write(tmp_path, card=CARD | {"rows": rows})
+    page = report(tmp_path)
+    check(page)
+    assert '<section id="calibration"' in page
+    assert "ECE 12.3 %" in page
+    assert re.search(r"right answer is yes</dt><dd>50.0<", page)
+    write(tmp_path, card=CARD)
+    assert '<section id="calibration"' not in report(tmp_path)
 
 
 def test_the_same_run_gives_the_same_bytes(run):

@@ -2,6 +2,7 @@
 
 import json
 
+import numpy as np
 import pytest
 
 from vagen.cloze.grammar import NAMED, named
@@ -13,12 +14,14 @@ from vagen.evaluate import worldmodel
 from vagen.evaluate.worldmodel import draw_samples, evaluate, summary
 from vagen.policy import tiny
 from vagen.policy.chat import Chat
+from vagen.policy.generate import Answer
 from vagen.policy.policy import ClozeFormat, Policy
 from vagen.rollout.agents import MixtureAgent
 from vagen.rollout.collect import collect, episode_seeds
 from vagen.rollout.episodes import play
 from worlds import WorldError
 
+NOTHING = np.zeros(0, dtype=np.int64)  # tokens that nobody looks at
 WORLDS = ("sokoban-6x6", "minigrid-rooms-6x6", "frozenlake-6x6")
 SMALL = {"hidden_size": 32, "layers": 2, "head_size": 16, "vision_hidden_size": 32, "vision_layers": 1}
 CLOZES = ("state_estimation", "forward_dynamics", "inverse_dynamics", "policy", "text_forward_dynamics")
@@ -31,6 +34,8 @@ DECLARED = {
         "skill",
         "field_f1",
         "likelihood",
+        "calibration",
+        "yes",
         "parsed",
         "effective",
         "events",
@@ -65,7 +70,7 @@ def answering(monkeypatch):
             own = worldmodel.draw(samples)
             progress.update(len(samples))
             return [
-                function(sample, [p.digest for p in shown] == [p.digest for p in mine])
+                Answer(function(sample, [p.digest for p in shown] == [p.digest for p in mine]), NOTHING, np.log([0.9]))
                 for sample, shown, mine in zip(samples, pictures, own, strict=True)
             ]
 
@@ -141,6 +146,8 @@ def test_a_model_that_knows_the_truth_scores_one(chat, answering):
         assert row["floors"]["shuffled_image"] in (0, None), f"{what}: shuffled images were the sample's own"
         assert set(row["field_f1"].values()) <= {1.0}
         assert all(example["correct"] for example in row["examples"])
+        assert row["calibration"]["ece"] == pytest.approx(0.1), "all right, each with a probability of 0.9"
+        assert [(b["accuracy"], b["n"]) for b in row["calibration"]["bins"]] == [(1.0, 8)]
 
 
 def test_a_model_that_says_nothing_scores_zero(chat, answering):
@@ -149,6 +156,23 @@ def test_a_model_that_says_nothing_scores_zero(chat, answering):
         assert row["accuracy"] == row["parsed"] == row["ci_low"] == 0
         assert row["ci_high"] > 0
         assert set(row["field_f1"].values()) <= {0.0}
+        assert row["calibration"]["ece"] == pytest.approx(0.9), "all wrong, each with a probability of 0.9"
+
+
+def test_confidence_is_the_probability_of_the_whole_answer():
+    assert worldmodel.confidence(Answer("up", NOTHING, np.log([0.5, 0.25]))) == pytest.approx(0.125)
+    assert worldmodel.confidence(Answer("", NOTHING, np.zeros(0))) == 1
+
+
+def test_terminations_say_how_often_yes_is_right(chat, answering):
+    asked: list = []
+    answering(lambda sample, own: asked.append((sample.name, sample.answer)) or sample.answer)
+    rows = evaluate(chat, WORLDS[2:], ["termination", "state_estimation"], 20, 1)["rows"]
+    said = [answer for name, answer in asked[:20] if name == "termination"]
+    assert rows[0]["yes"] == said.count("yes") / 20
+    assert 0 < rows[0]["yes"] < 1
+    assert rows[1]["yes"] is None
+    assert f", {rows[0]['yes']:.0%} yes" in summary({"rows": rows})
 
 
 def test_a_model_that_ignores_the_image_equals_its_shuffled_floor(chat, answering):

@@ -8,6 +8,7 @@ import pytest
 import worlds
 from vagen.config import Collect
 from vagen.data.shards import read_manifest, read_trajectories
+from vagen.files import OutputError
 from vagen.rollout.agents import make_agent
 from vagen.rollout.collect import collect, episode_seeds
 from vagen.rollout.episodes import play
@@ -45,17 +46,23 @@ def test_seeds_decide_what_is_collected(tmp_path):
     config = Collect(worlds=("sokoban-6x6",), episodes=4, max_steps=5)
 
     def bytes_of(seed: int, name: str) -> bytes:
-        [folder] = collect(config, tmp_path / name, seed)
+        [folder] = collect(config, tmp_path / name, seed, overwrite=True)
         return (folder / "shard-00000.tar").read_bytes()
 
     assert bytes_of(0, "a") == bytes_of(0, "b")
     assert bytes_of(0, "a") != bytes_of(1, "c")
 
 
-def test_collecting_again_replaces_what_was_there(tmp_path):
+def test_collecting_again_replaces_what_was_there_only_when_asked_to(tmp_path):
     config = Collect(worlds=("frozenlake-4x4",), episodes=5, max_steps=3, shard_size=2)
     [folder] = collect(config, tmp_path, 0)
-    collect(config.model_copy(update={"episodes": 2}), tmp_path, 0)
+    before = {path.name: path.read_bytes() for path in folder.iterdir()}
+    again = config.model_copy(update={"episodes": 2, "worlds": ("frozenlake-6x6", "frozenlake-4x4")})
+    with pytest.raises(OutputError, match=f"{folder} already holds shards: add --overwrite"):
+        collect(again, tmp_path, 0)
+    assert {path.name: path.read_bytes() for path in folder.iterdir()} == before
+    assert not (tmp_path / "frozenlake-6x6").exists(), "a world was collected before the other was refused"
+    collect(again, tmp_path, 0, overwrite=True)
     assert sorted(path.name for path in folder.iterdir()) == ["README.md", "manifest.json", "shard-00000.tar"]
     assert json.loads((folder / "manifest.json").read_text())["shards"][0]["trajectories"] == 2
 

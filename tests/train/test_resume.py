@@ -21,11 +21,13 @@ import torch
 import yaml
 
 import vagen.cli
-from vagen.config import Config, ConfigError, load
+from vagen.config import Collect, Config, ConfigError, load
+from vagen.data.shards import read_manifest
+from vagen.rollout.collect import collect
 from vagen.train import checkpoints as module
 from vagen.train import cloze as loop
 from vagen.train.checkpoints import Checkpoints, random_states, restore_random_states, seed_random
-from vagen.train.run import changed_keys, held, known_id, prepare, step_of
+from vagen.train.run import begin, changed_keys, held, known_id, prepare, step_of
 
 ROOT = Path(__file__).parents[2]
 slow = pytest.mark.slow
@@ -307,6 +309,52 @@ def test_what_does_not_touch_the_losses_may_change(copy, values, run, whole):
     assert losses_of(copy)[-1][0] == 6
     assert [path.name for path in copy.glob("checkpoints/step-*")] == ["step-000006"]
     assert load(copy / "config.yaml").train.log_every == 2, "the saved configuration is not the one that was run"
+
+
+@pytest.fixture
+def begun(values, data, tmp_path) -> Config:
+    """A run that has begun, with data of its own."""
+    for number, folder in enumerate(data):
+        shutil.copytree(folder, tmp_path / f"shards-{number}")
+    config = Config.model_validate(values(tmp_path / "out", shards=[str(tmp_path / "shards-*")]))
+    stream = prepare(config, 1, "new")
+    begin(config, stream.digests())
+    return config
+
+
+def test_shards_that_have_changed_are_refused_and_named(begun, tmp_path):
+    prepare(begun, 1, "resume")
+    manifest = read_manifest(tmp_path / "shards-1")
+    again = Collect(worlds=(manifest.world,), episodes=24, max_steps=6, shard_size=10)
+    (folder,) = collect(again, tmp_path / "again", manifest.seed)
+    shutil.rmtree(tmp_path / "shards-1")
+    folder.rename(tmp_path / "shards-1")
+    prepare(begun, 1, "resume")  # the same data, made again
+    (folder,) = collect(again, tmp_path / "again", manifest.seed + 1)
+    shutil.rmtree(tmp_path / "shards-1")
+    folder.rename(tmp_path / "shards-1")
+    with pytest.raises(ConfigError, match=f"changed since: {tmp_path}/shards-1; bring them back"):
+        prepare(begun, 1, "resume")
+
+
+def test_shards_that_a_glob_finds_more_or_fewer_of_are_refused(begun, tmp_path):
+    shutil.copytree(tmp_path / "shards-1", tmp_path / "shards-3")
+    with pytest.raises(ConfigError, match=f"changed since: {tmp_path}/shards-3; "):
+        prepare(begun, 1, "resume")
+    for number in (0, 3):
+        shutil.rmtree(tmp_path / f"shards-{number}")
+    with pytest.raises(ConfigError, match=f"changed since: {tmp_path}/shards-0; "):
+        prepare(begun, 1, "resume")
+
+
+def test_a_resumed_run_says_where_it_goes_on(copy, run, capsys):
+    shutil.rmtree(copy / "checkpoints" / "step-000006")
+    run("resume", copy, train=SHORT)
+    said = capsys.readouterr().err
+    assert f"vagen: {copy} goes on after step 4 of 6" in said
+    assert "vagen: asks about sokoban-6x6: changes agent" in said
+    run("resume", copy, train=SHORT)
+    assert f"vagen: {copy} is complete: it has made all 6 steps" in capsys.readouterr().err
 
 
 NEWEST = "checkpoints/step-000006"

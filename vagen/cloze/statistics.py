@@ -14,6 +14,7 @@ from vagen.cloze.scoring import accepted_answers, answer_count, can_enumerate, c
 from vagen.cloze.truth import agrees
 
 Z95 = 1.959963984540054  # two-sided 95 % quantile of the normal distribution
+CALIBRATION_BINS = 10
 
 
 @dataclass(frozen=True)
@@ -132,6 +133,47 @@ def divergence(chances: Sequence[float], log_probabilities: Sequence[float]) -> 
     p, log_q = np.asarray(chances), np.asarray(log_probabilities, dtype=np.float64)
     log_mass = float(np.logaddexp.reduce(log_q))
     return max(0.0, float(p @ (np.log(p) - (log_q - log_mass)))), math.exp(log_mass)
+
+
+@dataclass(frozen=True)
+class Bin:
+    """Answers of alike confidence: the mean of their confidences, the share of them that is right, how many."""
+
+    confidence: float
+    accuracy: float
+    n: int
+
+
+@dataclass(frozen=True)
+class Calibration:
+    """How far a model's confidence tells whether it is right (Guo et al. 2017).
+
+    Attributes:
+        ece: expected calibration error: the mean, over answers, of how far the accuracy of their bin is from its mean
+            confidence; 0 is perfect, and an accuracy of 0 or 1 can be so too.
+        bins: those that hold answers, by confidence: the points of a reliability diagram.
+    """
+
+    ece: float
+    bins: tuple[Bin, ...]
+
+
+def calibration(confidences: Sequence[float], correct: Sequence[bool], count: int = CALIBRATION_BINS) -> Calibration:
+    """Bin answers by confidence, into ``count`` bins of equal width.
+
+    Args:
+        confidences: the probability, from 0 to 1, that the model gave to each answer as a whole.
+        correct: whether each is right.
+    """
+    members: defaultdict[int, list[tuple[float, bool]]] = defaultdict(list)
+    for confidence, right in zip(confidences, correct, strict=True):
+        members[min(int(confidence * count), count - 1)].append((confidence, right))
+    bins = []
+    for _, answers in sorted(members.items()):
+        sums = [math.fsum(values) for values in zip(*answers, strict=True)]
+        bins.append(Bin(sums[0] / len(answers), sums[1] / len(answers), len(answers)))
+    total = sum(b.n for b in bins)
+    return Calibration(math.fsum(b.n * abs(b.accuracy - b.confidence) for b in bins) / total, tuple(bins))
 
 
 def skill(accuracy: float, floors: Sequence[float], top: float | None) -> float | None:

@@ -76,6 +76,11 @@ class Manifest:
     def transitions(self) -> int:
         return sum(shard.transitions for shard in self.shards)
 
+    @property
+    def digest(self) -> str:
+        """SHA-256 of the shards' checksums, in order: equal where the same trajectories come in the same order."""
+        return hashlib.sha256("".join(shard.sha256 for shard in self.shards).encode()).hexdigest()
+
 
 _MANIFEST = TypeAdapter(Manifest)
 _TRAJECTORY = TypeAdapter(Trajectory)

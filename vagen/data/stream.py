@@ -178,6 +178,10 @@ class ClozeStream:
         """The worlds of the shards, each once, in order."""
         return tuple(dict.fromkeys(store.manifest.world for store in self.stores))
 
+    def digests(self) -> dict[str, str]:
+        """What every folder of shards holds, by its address: a digest of the checksums in its manifest."""
+        return {str(store.place): store.manifest.digest for store in self.stores}
+
     def progress(self, number: int) -> float:
         """The share of the training that lies before group ``number``; 1 where the training has no end."""
         return min(number / self.length, 1.0) if self.length else 1.0

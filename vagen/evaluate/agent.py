@@ -7,7 +7,7 @@ from typing import Any
 
 from vagen.cloze.statistics import wilson
 from vagen.mdp import Trajectory
-from vagen.progress import tracked
+from vagen.progress import Progress
 from vagen.rollout.agents import Agent
 from vagen.rollout.collect import episode_seeds
 from vagen.rollout.episodes import play
@@ -24,13 +24,15 @@ def evaluate(
         ``example`` is the longest successful of the first episodes, else the first one: ``{"snapshots", "actions"}``.
     """
     rows = []
-    for world in worlds:
-        seeds = episode_seeds(seed, world, f"agent-{split}", episodes)
-        for agent in agents:
-            played = play(world, agent, seeds, split, max_steps)
-            rows.append(
-                _row(world, agent.name, list(tracked(played, episodes, f"{agent.name} in {world}", "episodes")))
-            )
+    with Progress(len(worlds) * len(agents) * episodes, "agents", "episodes") as progress:
+        for world in worlds:
+            seeds = episode_seeds(seed, world, f"agent-{split}", episodes)
+            for agent in agents:
+                played = []
+                for episode in play(world, agent, seeds, split, max_steps):
+                    played.append(episode)
+                    progress.update(note=f"{agent.name} in {world}")
+                rows.append(_row(world, agent.name, played))
     return {"rows": rows, "split": split, "seed": seed, "max_steps": max_steps}
 
 

@@ -111,7 +111,13 @@ def table(rows: Sequence[CheckRow]) -> str:
         lines.append(f"{start}{row.n:>5}{shares}{_share(row.ceiling):>9}{floors}  {' '.join(written)}{mark}")
     failed = sum(not row.passed for row in rows)
     asked = sum(row.n for row in rows)
-    lines.append(f"{asked:,} samples, {failed} of {len(rows)} rows failed")
+    lines += [
+        "truth: share of true answers that score 1, which all must. changed: how many answers with one thing changed",
+        "score 1 too; a replay must find each of them right (another way to the same outcome), else the row FAILED.",
+        "effective: share of samples in which something visible changes. ceiling, majority, random, copy: what a",
+        "perfect and a blind predictor reach.",
+        f"{asked:,} samples, {failed} of {len(rows)} rows failed",
+    ]
     return "\n".join(lines)
 
 

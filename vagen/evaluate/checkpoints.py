@@ -7,6 +7,7 @@ time ties together whatever rises with it: the p-value speaks of order, not of c
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -76,7 +77,8 @@ def evaluate(
     """
     models = checkpoints_of(run)
     points: list[Point] = []
-    for step, folder in models.items():
+    for number, (step, folder) in enumerate(models.items(), start=1):
+        print(f"checkpoint {number} of {len(models)}: step {step}", file=sys.stderr, flush=True)
         policy = load(str(folder))
         policy.model.to(best_device())
         chat = Chat(policy)

@@ -58,6 +58,7 @@ class RowComparison:
         n: samples of the first and of the second card.
         first, second: the accuracies.
         paired: both answered the same questions, so that a test is made.
+        unpaired: what made their questions different, such as "seed"; empty where they are paired.
         difference, low, high: second minus first, with its 95 % interval.
         p: McNemar's exact p-value, and ``p_adjusted`` the same adjusted for the number of rows; None where unpaired.
         p_adjusted: see ``p``.
@@ -70,6 +71,7 @@ class RowComparison:
     first: float
     second: float
     paired: bool
+    unpaired: tuple[str, ...]
     difference: float
     low: float
     high: float
@@ -99,15 +101,17 @@ def compare(first: Path, second: Path) -> Comparison:
     shared = [key for key in left if key in right]
     if not shared:
         raise CompareError(f"{first} and {second} share no row: evaluate both in the same worlds with the same clozes")
-    same_questions = (one.seed, one.split) == (other.seed, other.split)
-    differences = [_difference(left[key], right[key], same_questions) for key in shared]
+    apart = [name for name in ("seed", "split") if getattr(one, name) != getattr(other, name)]
+    reasons = [(*apart, *_apart(left[key], right[key])) for key in shared]
+    differences = [_difference(left[key], right[key], not why) for key, why in zip(shared, reasons, strict=True)]
     adjusted = iter(holm([d.p for d in differences if d.p is not None]))
     rows = [
-        _row(left[key], right[key], d, None if d.p is None else next(adjusted))
-        for key, d in zip(shared, differences, strict=True)
+        _row(left[key], right[key], why, d, None if d.p is None else next(adjusted))
+        for key, why, d in zip(shared, reasons, differences, strict=True)
     ]
+    named_alike = one.model == other.model
     return Comparison(
-        (one.model or str(first), other.model or str(second)),
+        (str(first), str(second)) if named_alike else (one.model or str(first), other.model or str(second)),
         tuple(rows),
         mean_difference(differences),
         tuple(" ".join(key) for key in left if key not in right),
@@ -130,14 +134,21 @@ def read_card(path: Path) -> Card:
     return card
 
 
+def _apart(one: CardRow, other: CardRow) -> list[str]:
+    """What makes the questions of two rows different, or keeps them from being paired."""
+    found = [name for name in ("pattern", "n") if getattr(one, name) != getattr(other, name)]
+    return found if one.outcomes and other.outcomes else [*found, "version of the card"]
+
+
 def _difference(one: CardRow, other: CardRow, same_questions: bool) -> Difference:
-    asked_alike = same_questions and (one.pattern, one.n) == (other.pattern, other.n)
-    if asked_alike and one.outcomes and other.outcomes:
+    if same_questions:
         return paired([c == "1" for c in one.outcomes], [c == "1" for c in other.outcomes])
     return unpaired((one.accuracy, one.n), (other.accuracy, other.n))
 
 
-def _row(one: CardRow, other: CardRow, difference: Difference, adjusted: float | None) -> RowComparison:
+def _row(
+    one: CardRow, other: CardRow, unpaired: tuple[str, ...], difference: Difference, adjusted: float | None
+) -> RowComparison:
     return RowComparison(
         one.world,
         one.cloze,
@@ -145,7 +156,8 @@ def _row(one: CardRow, other: CardRow, difference: Difference, adjusted: float |
         (one.n, other.n),
         one.accuracy,
         other.accuracy,
-        difference.p is not None,
+        not unpaired,
+        unpaired,
         difference.value,
         difference.low,
         difference.high,
@@ -167,7 +179,9 @@ def table(comparison: Comparison) -> str:
         f"{'world':<{width}}{'cloze':<24}{'A':>7}{'B':>7}{'B - A':>8}{'95 % interval':>19}  {'p (Holm)':<10}",
     ]
     for row in comparison.rows:
-        p = "unpaired" if row.p_adjusted is None else f"{row.p_adjusted:.3g}{' *' if row.p_adjusted < LEVEL else ''}"
+        p = f"unpaired: other {' and '.join(row.unpaired)}"
+        if row.p_adjusted is not None:
+            p = f"{row.p_adjusted:.3g}{' *' if row.p_adjusted < LEVEL else ''}"
         interval = f"{row.low:+.3f} … {row.high:+.3f}"
         lines.append(
             f"{row.world:<{width}}{row.cloze:<24}{row.first:>7.3f}{row.second:>7.3f}{row.difference:>+8.3f}"

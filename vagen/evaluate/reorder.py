@@ -393,14 +393,15 @@ def as_json(rows: Iterable[CardRow], model: str) -> dict[str, Any]:
 def table(rows: Sequence[CardRow]) -> str:
     """A reordering card as a table for a terminal."""
     width = max(len(row.world) for row in rows) + 2
-    head = f"{'world':<{width}}{'direction':<10}{'images':>7}{'n':>6}{'exact':>8}{'accepted':>10}{'95 % interval':>18}"
-    lines = [f"{head}{'chance':>8}{'pairwise':>10}{'chance':>8}{'parsed':>8}"]
+    head = f"{'world':<{width}}{'direction':<10}{'to order':>10}{'n':>6}{'exact':>8}{'accepted (chance)':>19}"
+    lines = [f"{head}{'95 % interval':>18}{'pairwise (chance)':>19}{'parsed':>8}"]
     for row in rows:
+        what = f"{row.length - 1} {'images' if row.direction == 'forward' else 'actions'}"
         chance = "–" if row.chance_accepted is None else f"{row.chance_accepted:.3f}"
         interval = f"{row.accepted.low:.3f} – {row.accepted.high:.3f}"
         lines.append(
-            f"{row.world:<{width}}{row.direction:<10}{row.length:>7}{row.n:>6}{row.exact.value:>8.3f}"
-            f"{row.accepted.value:>10.3f}{interval:>18}{chance:>8}{row.pairwise:>10.3f}{row.chance_pairwise:>8.3f}"
-            f"{row.parsed:>8.3f}"
+            f"{row.world:<{width}}{row.direction:<10}{what:>10}{row.n:>6}{row.exact.value:>8.3f}"
+            f"{f'{row.accepted.value:.3f} ({chance})':>19}{interval:>18}"
+            f"{f'{row.pairwise:.3f} ({row.chance_pairwise:.3f})':>19}{row.parsed:>8.3f}"
         )
     return "\n".join(lines)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass
 from functools import lru_cache
@@ -14,10 +15,12 @@ import numpy as np
 import vagen
 from vagen.cloze.build import build, check_answerable
 from vagen.cloze.grammar import Pattern, named
-from vagen.cloze.sample import Sample, UnaskableError, simulator, window_at
+from vagen.cloze.sample import YES, Sample, UnaskableError, simulator, window_at
 from vagen.cloze.scoring import Score, chances, score
 from vagen.cloze.statistics import (
+    Calibration,
     Proportion,
+    calibration,
     ceiling,
     copy_floor,
     divergence,
@@ -33,7 +36,7 @@ from vagen.mdp import Trajectory
 from vagen.policy.batches import draw
 from vagen.policy.chat import Chat, Picture
 from vagen.policy.constrain import Constrainer
-from vagen.policy.generate import generate
+from vagen.policy.generate import Answer, generate_scored
 from vagen.policy.likelihood import log_probabilities
 from vagen.progress import Progress
 from vagen.rollout.agents import MixtureAgent
@@ -80,6 +83,8 @@ class Row:
         skill: (accuracy - best floor) / (ceiling - best floor).
         field_f1: mean F1 per kind of thing, for state answers.
         likelihood: in a random world, the distance of the model's distribution from the true one; else None.
+        calibration: how far the probability that the model gives its answers tells which of them are right.
+        yes: for terminations, share of samples whose right answer is yes; None for other clozes.
         parsed: share of answers that could be read.
         effective: share of samples whose window changes what can be seen; None for clozes about one moment.
         events: share of samples by the kinds of things their first transition changes, as in "agent box".
@@ -104,6 +109,8 @@ class Row:
     skill: float | None
     field_f1: dict[str, float]
     likelihood: Likelihood | None
+    calibration: Calibration
+    yes: float | None
     parsed: float
     effective: float | None
     events: dict[str, float]
@@ -142,7 +149,8 @@ def evaluate(
     seen = _transitions_of(training_shards)
     constrainer = Constrainer(chat) if constrained else None
     rows = []
-    with Progress(2 * n * len(worlds) * len(patterns), "evaluate", "answers") as progress:
+    answers = sum(2 if pattern.shows_images else 1 for pattern in patterns.values())  # one with a shuffled image
+    with Progress(n * len(worlds) * answers, "evaluate", "answers") as progress:
         for world in worlds:
             for cloze, pattern in patterns.items():
                 form = chat.policy.format.representation
@@ -162,21 +170,22 @@ def evaluate(
 
 def summary(card: dict[str, Any]) -> str:
     """A report card as a table for a terminal."""
-    lines = [f"{'world':<22}{'cloze':<20}{'n':>5}{'accuracy':>10}{'95 % interval':>18}  {'best floor':<22}"]
+    lines = [f"{'world':<22}{'cloze':<20}{'n':>5}{'accuracy':>10}{'95 % interval':>18}{'ECE':>7}  {'best floor':<22}"]
     for row in card["rows"]:
         floors = {name: value for name, value in row["floors"].items() if value is not None}
         best = max(floors, key=lambda name: floors[name])
         interval = f"{row['ci_low']:.3f} – {row['ci_high']:.3f}"
         lines.append(
             f"{row['world']:<22}{row['cloze']:<20}{row['n']:>5}{row['accuracy']:>10.3f}{interval:>18}"
-            f"  {floors[best]:.3f} {best}{_distance(row['likelihood'])}"
+            f"{row['calibration']['ece']:>7.3f}  {floors[best]:.3f} {best}{_remarks(row)}"
         )
     mean = sum(row["accuracy"] for row in card["rows"]) / len(card["rows"])
     return "\n".join([*lines, f"{'mean':<47}{mean:>10.3f}"])
 
 
-def _distance(likelihood: dict[str, float] | None) -> str:
-    return f", KL {likelihood['kl']:.3f} nats" if likelihood else ""
+def _remarks(row: dict[str, Any]) -> str:
+    distance = f", KL {row['likelihood']['kl']:.3f} nats" if row["likelihood"] else ""
+    return distance if row["yes"] is None else f"{distance}, {row['yes']:.0%} yes"
 
 
 def draw_samples(
@@ -255,7 +264,7 @@ def _row(
     pattern = samples[0].pattern
     pictures = draw(samples)
     answers = _answers(chat, samples, pictures, batch, progress, constrainer)
-    scores = [score(sample, answer) for sample, answer in zip(samples, answers, strict=True)]
+    scores = [score(sample, answer.text) for sample, answer in zip(samples, answers, strict=True)]
     accuracy = _share([s.correct for s in scores])
     shuffled = None
     if pattern.shows_images:
@@ -284,13 +293,16 @@ def _row(
         skill=skill(accuracy.value, [floor.value for floor in floors.values() if floor], top),
         field_f1=_mean_f1(scores),
         likelihood=_likelihood(chat, samples, pictures),
+        calibration=calibration([confidence(answer) for answer in answers], [s.correct for s in scores]),
+        yes=_share([s.answer == YES for s in samples]).value if pattern.task == "termination" else None,
         parsed=float(np.mean([s.parsed for s in scores])),
         effective=float(np.mean([changes(sample) for sample in samples])) if pattern.dynamics else None,
         events=event_shares(samples),
         seen_in_training=None if seen is None else float(np.mean([_first_transition(s) in seen for s in samples])),
         outcomes="".join("1" if s.correct else "0" for s in scores),
         examples=[
-            _example(*parts) for parts in zip(samples[:EXAMPLES], answers[:EXAMPLES], scores[:EXAMPLES], strict=True)
+            _example(sample, answer.text, result)
+            for sample, answer, result in zip(samples[:EXAMPLES], answers, scores, strict=False)
         ],
     )
 
@@ -302,12 +314,17 @@ def _answers(
     batch: int,
     progress: Progress,
     constrainer: Constrainer | None,
-) -> list[str]:
+) -> list[Answer]:
     prompts = [(chat.prompt(sample, shown), shown) for sample, shown in zip(samples, pictures, strict=True)]
     # Room for half as much again as any right answer: the length must not give the answer away.
     longest = max(len(chat.answer_tokens(sample.answer)) for sample in samples)
     automata = None if constrainer is None else [constrainer.for_sample(sample) for sample in samples]
-    return generate(chat, prompts, longest + longest // 2 + 4, batch, progress.update, automata)
+    return generate_scored(chat, prompts, longest + longest // 2 + 4, batch, progress.update, automata)
+
+
+def confidence(answer: Answer) -> float:
+    """The probability that a model gave to an answer it wrote, end of its turn included."""
+    return math.exp(min(0.0, float(answer.log_probs.sum())))
 
 
 def _likelihood(chat: Chat, samples: Sequence[Sample], pictures: Sequence[Sequence[Picture]]) -> Likelihood | None:
@@ -334,7 +351,7 @@ def _shuffled_image_floor(
     generator = np.random.default_rng([seed, 3])
     others = [_another(number, pictures, generator) for number in range(len(samples))]
     answers = _answers(chat, samples, [pictures[other] for other in others], batch, progress, constrainer)
-    return _share([score(sample, answer).correct for sample, answer in zip(samples, answers, strict=True)])
+    return _share([score(sample, answer.text).correct for sample, answer in zip(samples, answers, strict=True)])
 
 
 def _another(number: int, pictures: Sequence[Sequence[Picture]], generator: np.random.Generator) -> int:

@@ -10,6 +10,14 @@ from pathlib import Path
 from typing import Any, Literal
 
 import torch
+from huggingface_hub import HfApi, try_to_load_from_cache
+from huggingface_hub.errors import (
+    HfHubHTTPError,
+    HFValidationError,
+    HTTPError,  # pyright: ignore[reportPrivateImportUsage] - of whatever client it uses
+    RepositoryNotFoundError,
+)
+from huggingface_hub.utils import validate_repo_id
 from pydantic import TypeAdapter, ValidationError
 from safetensors import SafetensorError
 from transformers import AutoModelForImageTextToText, AutoProcessor
@@ -32,6 +40,7 @@ from vagen.policy.processors import IMAGE_ONLY
 from worlds.text import Representation
 
 FORMAT_FILE = "cloze_format.json"
+HUB_SECONDS = 10.0  # how long the Hub may take to say whether it has a model
 
 
 @dataclass(frozen=True)
@@ -146,6 +155,8 @@ def load(
     folder = Path(path)
     adapters = (folder / ADAPTER_CONFIG).is_file()
     base = _base_of(folder) if adapters else path
+    if not Path(base).exists():
+        _ask_hub(base)
     try:
         model, loading = AutoModelForImageTextToText.from_pretrained(  # pyright: ignore[reportGeneralTypeIssues]
             base,
@@ -166,7 +177,7 @@ def load(
     if missing := sorted(loading["missing_keys"]):
         raise ModelError(f"cannot load model {path!r}: its files lack {len(missing)} weights, such as {missing[0]}")
     processor.tokenizer.padding_side = "left"
-    return Policy(folder.name or path, model, processor, form or _read_format(folder), weights_digest(folder))
+    return Policy(folder.name or path, model, processor, form or read_format(folder), weights_digest(folder))
 
 
 def check_path(path: str) -> None:
@@ -176,12 +187,42 @@ def check_path(path: str) -> None:
         ModelError: says what is missing.
     """
     folder = Path(path)
-    if not (path.startswith((".", "/", "~", "outputs/")) or folder.exists()):
+    if not folder.exists() and _can_be_id(path):
         return
     if not folder.is_dir():
         raise ModelError(f"no model folder {folder}: give a folder with config.json, or a model id of the Hub")
     if not ((folder / "config.json").is_file() or (folder / ADAPTER_CONFIG).is_file()):
         raise ModelError(f"{folder} is no model folder: it has no config.json; `vagen export` makes one from a run")
+
+
+def _can_be_id(path: str) -> bool:
+    """Whether the Hub can have a model of this name: NAME or OWNER/NAME."""
+    try:
+        validate_repo_id(path)
+    except HFValidationError:
+        return False
+    return not path.startswith("outputs/")  # where runs lie
+
+
+def _ask_hub(id: str) -> None:
+    """Ask the Hub once whether it has a model that is not in its cache: loading would try for a minute.
+
+    Raises:
+        ModelError: it has none, or cannot be asked.
+    """
+    if isinstance(try_to_load_from_cache(id, "config.json"), str):
+        return
+    try:
+        HfApi().model_info(id, timeout=HUB_SECONDS)
+    except RepositoryNotFoundError:
+        raise ModelError(f"no folder {id!r} here, and no model of this id on the Hub that you may see") from None
+    except HfHubHTTPError:
+        return  # it says no to this question; loading may do, or says why not
+    except (HTTPError, ConnectionError) as error:
+        reason = str(error).splitlines()[0] if str(error) else type(error).__name__
+        raise ModelError(
+            f"no folder {id!r} here, and the Hub cannot be asked for a model of this id: {reason}"
+        ) from None
 
 
 def _load_processor(path: str, model: Any, trust_remote_code: bool) -> Any:
@@ -211,7 +252,12 @@ def _has_torchvision() -> bool:
     return importlib.util.find_spec("torchvision") is not None
 
 
-def _read_format(folder: Path) -> ClozeFormat:
+def read_format(folder: Path) -> ClozeFormat:
+    """How a model folder wants to be asked; the default where it does not say.
+
+    Raises:
+        ModelError: what it says cannot be read.
+    """
     path = folder / FORMAT_FILE
     if not path.is_file():
         return ClozeFormat()

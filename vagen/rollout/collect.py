@@ -8,7 +8,8 @@ from pathlib import Path
 from vagen.cloze.sample import simulator
 from vagen.config import Collect
 from vagen.data.card import CARD, dataset_card
-from vagen.data.shards import Manifest, write_shards
+from vagen.data.shards import MANIFEST, Manifest, write_shards
+from vagen.files import OutputError
 from vagen.progress import tracked
 from vagen.rollout.agents import make_agent
 from vagen.rollout.episodes import play
@@ -20,23 +21,28 @@ def episode_seeds(seed: int, world: str, purpose: str, n: int) -> range:
     return range(start * 1024, start * 1024 + n)
 
 
-def collect(config: Collect, output: Path, seed: int) -> dict[Path, Manifest]:
+def collect(config: Collect, output: Path, seed: int, overwrite: bool = False) -> dict[Path, Manifest]:
     """Collect every world of the configuration into ``output/<world>/<split>``, each with a dataset card.
+
+    Args:
+        overwrite: replace shards that are there.
 
     Returns the manifests by folder.
 
     Raises:
-        WorldError: an unknown world, before anything is collected.
+        WorldError, OutputError: an unknown world, or shards that are there, before anything is collected.
     """
-    for world in config.worlds:
+    folders = {world: output / world / config.split for world in config.worlds}
+    for world, folder in folders.items():
         simulator(world)
+        if not overwrite and (folder / MANIFEST).exists():
+            raise OutputError(f"{folder} already holds shards: add --overwrite, or choose another output")
     agent = make_agent(config.behaviour, config.epsilon)
     manifests = {}
-    for world in config.worlds:
+    for world, folder in folders.items():
         seeds = episode_seeds(seed, world, f"collect-{config.split}", config.episodes)
         played = play(world, agent, seeds, config.split, config.max_steps)
         episodes = tracked(played, len(seeds), f"collect {world}", "episodes")
-        folder = output / world / config.split
         manifests[folder] = write_shards(
             folder,
             (episode for episode in episodes if len(episode)),

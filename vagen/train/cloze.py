@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import signal
+import sys
 import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack
@@ -14,6 +15,7 @@ import torch
 from torch.utils.data import DataLoader, IterableDataset, get_worker_info
 
 from vagen.config import Config, ConfigError, save
+from vagen.data.asked import asked
 from vagen.data.stream import ClozeStream
 from vagen.policy.batches import Batcher, answer_weights
 from vagen.policy.chat import Chat
@@ -105,7 +107,7 @@ def train(config: Config, start: Start = "new", make_validate: MakeValidate | No
             if start == "resume":
                 save(config, output / CONFIG)
             else:
-                begin(config)
+                begin(config, stream.digests())
         barrier()
         id = await_id(output)
         if largest(number_of(id)) != number_of(id):
@@ -132,6 +134,10 @@ def train(config: Config, start: Start = "new", make_validate: MakeValidate | No
         steps = _Steps(stream, batcher, config, rank, ranks, done)
         metrics = None
         if rank == 0:
+            if start == "resume":
+                print(f"vagen: {output} {_goes_on(done, config.train.steps)}", file=sys.stderr, flush=True)
+            for line in asked(stream):
+                print(f"vagen: asks about {line}", file=sys.stderr, flush=True)
             environment.record(output, done, ranks)
             metrics = Metrics(output, done, config.train.steps, start_reporters(config, id, done))
             stack.enter_context(metrics)
@@ -160,6 +166,13 @@ def train(config: Config, start: Start = "new", make_validate: MakeValidate | No
             if last:
                 break
         return Outcome(latest_model(output), saved, stopped)
+
+
+def _goes_on(done: int, steps: int) -> str:
+    """Where a run that is resumed goes on."""
+    if not done:
+        return "has no checkpoint yet: it starts from the beginning"
+    return f"is complete: it has made all {steps} steps" if done >= steps else f"goes on after step {done} of {steps}"
 
 
 def _loader(steps: _Steps, config: Config) -> DataLoader[list[Batch]]:

@@ -41,16 +41,16 @@ def inspect_group(config: Config, number: int, output: Path | None = None) -> st
     lines += ["", f"packed row: {len(row.ids)} tokens for {row.unpacked} unpacked, {len(row.pictures)} images", ""]
     lines += [
         "A token sees what its segment sees, and the tokens of its own segment up to itself. From the tokens in",
-        "[brackets] a trained token is predicted. token*weight: loss weight; Ġ: a space before; Ċ: a new line.",
+        "[brackets] a trained token is predicted. token×weight: loss weight; Ġ: a space before; Ċ: a new line.",
         "",
     ]
     return "\n".join(lines + _segments(chat, row))
 
 
 def _trained(chat: Chat, targets: NDArray[np.int64], weights: NDArray[np.float64]) -> str:
-    """The tokens that get loss, each with its weight."""
+    """The tokens that get loss, each with its weight behind a sign that no token of plain text has."""
     words = chat.tokenizer.convert_ids_to_tokens(targets.tolist())
-    return " ".join(f"{word}*{weight:.2g}" for word, weight in zip(words, weights, strict=True))
+    return " ".join(f"{word}×{weight:.2g}" for word, weight in zip(words, weights, strict=True))
 
 
 def _segments(chat: Chat, row: Row) -> list[str]:

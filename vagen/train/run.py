@@ -7,7 +7,7 @@ import json
 import shutil
 import time
 import uuid
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Annotated, Any, Literal
@@ -68,6 +68,7 @@ def prepare(config: Config, ranks: int, start: Start) -> ClozeStream:
     if start == "resume":
         known_id(output)
         _check_unchanged(config, output / CONFIG)
+        _check_same_data(stream, output)
     ensure_folder(output)
     return stream
 
@@ -136,13 +137,22 @@ def cloze_format(config: Config, stream: ClozeStream) -> ClozeFormat:
 
 
 class _Identity(BaseModel):
-    """``run.json``: by its id a checkpoint knows the run it belongs to."""
+    """``run.json``: by its id a checkpoint knows the run it belongs to.
+
+    ``data`` has what the run began with: the digest of every folder of shards, by its address; None in runs of
+    earlier versions.
+    """
 
     id: Annotated[str, Field(pattern="^[0-9a-f]{32}$")]
+    data: dict[str, str] | None = None
 
 
-def begin(config: Config) -> None:
-    """Turn the output into the folder of a new run: whatever an earlier one left is removed."""
+def begin(config: Config, data: Mapping[str, str]) -> None:
+    """Turn the output into the folder of a new run: whatever an earlier one left is removed.
+
+    Args:
+        data: digests of its folders of shards, by address; see :meth:`vagen.data.stream.ClozeStream.digests`.
+    """
     output = Path(config.output)
     (output / RUN).unlink(missing_ok=True)  # first: a folder is a run while it has this, and the rest with it
     for folder in (CHECKPOINTS, "tensorboard"):
@@ -150,7 +160,7 @@ def begin(config: Config) -> None:
     for file in ("metrics.jsonl", "environment.json"):
         (output / file).unlink(missing_ok=True)
     save(config, output / CONFIG)
-    write_json(output / RUN, {"id": uuid.uuid4().hex})
+    write_json(output / RUN, {"id": uuid.uuid4().hex, "data": dict(data)})
 
 
 def known_id(run: Path) -> str:
@@ -159,8 +169,12 @@ def known_id(run: Path) -> str:
     Raises:
         ConfigError: the folder holds no run, or a damaged one.
     """
+    return _identity(run).id
+
+
+def _identity(run: Path) -> _Identity:
     try:
-        return _Identity.model_validate_json((run / RUN).read_bytes()).id
+        return _Identity.model_validate_json((run / RUN).read_bytes())
     except FileNotFoundError:
         raise ConfigError(
             f"{run} has no checkpoint to go on from, and no {RUN}: start a run there without --resume"
@@ -240,6 +254,16 @@ def _check_unchanged(config: Config, path: Path) -> None:
         raise ConfigError(
             f"--resume goes on with the configuration of {path}, and these keys differ: {changes}; "
             "give them the same values, or start another run"
+        )
+
+
+def _check_same_data(stream: ClozeStream, run: Path) -> None:
+    before, now = _identity(run).data, stream.digests()
+    if before is not None and before != now:
+        changed = [address for address in {**before, **now} if before.get(address) != now.get(address)]
+        raise ConfigError(
+            f"--resume goes on with the data that {run} began with, and these shards have changed since: "
+            f"{', '.join(changed)}; bring them back, or start another run"
         )
 
 

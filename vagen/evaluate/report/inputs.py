@@ -41,6 +41,17 @@ class Example(_Input):
     correct: bool
 
 
+class Bin(_Input):
+    confidence: Share
+    accuracy: Share
+    n: int
+
+
+class Calibration(_Input):
+    ece: Share
+    bins: list[Bin] = Field(min_length=1)
+
+
 class Row(_Input):
     world: str
     cloze: str
@@ -57,6 +68,8 @@ class Row(_Input):
     floor_intervals: dict[str, tuple[Share, Share] | None] = {}
     skill: float | None
     field_f1: dict[str, Share]
+    calibration: Calibration | None = None
+    yes: Share | None = None
     parsed: Share | None = None
     effective: Share | None = None
     seen_in_training: Share | None = None

@@ -12,10 +12,12 @@ import jinja2
 import vagen
 from vagen.evaluate.report.agents import AgentsView, agents_view
 from vagen.evaluate.report.card import CardView, SeedsView, card_view, seeds_view
-from vagen.evaluate.report.curves import Panel, loss_panels
+from vagen.evaluate.report.charts import Panel
+from vagen.evaluate.report.curves import loss_panels
 from vagen.evaluate.report.inputs import AGENTS, CARD, MADE_BY, Results, read_results
 from vagen.evaluate.report.samples import WorldSamples, sample_views
 from vagen.evaluate.report.stats import Stat, headline_stats
+from vagen.evaluate.report.sweeps import calibration_panels, horizon_panels
 from vagen.evaluate.report.wording import percent
 from vagen.files import write_text_atomically
 
@@ -36,7 +38,7 @@ def write_report(run: Path) -> Path:
         lstrip_blocks=True,
         undefined=jinja2.StrictUndefined,
     )
-    environment.filters |= {"percent": percent, "count": "{:,}".format, "loss": "{:.3g}".format}
+    environment.filters |= {"percent": percent, "count": "{:,}".format}
     output = run / PAGE
     write_text_atomically(output, environment.get_template("page.html.jinja").render(page=page) + "\n")
     return output
@@ -52,6 +54,8 @@ class Page:
     stats: list[Stat]
     card: CardView | None
     seeds: SeedsView | None
+    horizons: list[Panel]
+    calibration: list[Panel]
     panels: list[Panel]
     samples: list[WorldSamples]
     agents: AgentsView | None
@@ -71,6 +75,8 @@ def _page(run: Path) -> Page:
         stats=headline_stats(results),
         card=card_view(card, results.seeds) if card else None,
         seeds=seeds_view(card, config, results.seeds) if results.seeds else None,
+        horizons=horizon_panels(card.rows) if card else [],
+        calibration=calibration_panels(card.rows) if card else [],
         panels=loss_panels(results.metrics),
         samples=sample_views(card.rows, run / CARD) if card else [],
         agents=agents_view(results.agents, run / AGENTS) if results.agents else None,

@@ -1,0 +1,38 @@
+"""What a stream asks about: the kinds of events among its clozes, and how often a world has ended.
+
+Sampling decides this (``clozes.sampling``), and it is not what happens in episodes. Counted over the first groups.
+"""
+
+from __future__ import annotations
+
+from collections import defaultdict
+
+from vagen.cloze.sample import YES, Sample
+from vagen.cloze.windows import event_shares
+from vagen.data.stream import ClozeStream
+
+GROUPS_COUNTED = 128
+
+
+def asked(stream: ClozeStream, groups: int = GROUPS_COUNTED) -> list[str]:
+    """A line per world: shares of its clozes about transitions by what the first one changes; of ends, those of yes.
+
+    Actions that are imagined count as those taken do. Worlds that do not come up in the groups are left out.
+    """
+    of_world: defaultdict[str, list[Sample]] = defaultdict(list)
+    for number in range(groups):
+        for sample in stream.group(number).samples:
+            of_world[sample.window.world].append(sample)
+    return [f"{world}: {_shares(of_world[world])}" for world in stream.worlds if world in of_world]
+
+
+def _shares(samples: list[Sample]) -> str:
+    about_change = [sample for sample in samples if len(sample.window)]
+    ends = [sample.answer == YES for sample in samples if sample.pattern.task == "termination"]
+    parts = []
+    if about_change:
+        shares = sorted(event_shares(about_change).items(), key=lambda pair: -pair[1])
+        parts.append("changes " + ", ".join(f"{kinds or 'nothing visible'} {share:.0%}" for kinds, share in shares))
+    if ends:
+        parts.append(f"termination {sum(ends) / len(ends):.0%} yes")
+    return "; ".join(parts) or "no transitions"
