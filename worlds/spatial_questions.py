@@ -1,9 +1,9 @@
-"""The questions that a scene allows, with what is right, what is wrong and why. Knows the map, and nothing of pictures.
+"""The questions that a scene allows, with what is right, what is wrong and why. Knows the map, and not the pictures.
 
-A kind of question is one function: it takes a scene and a :class:`Draw`, and gives a draft, or ``None`` where the scene
-does not allow it. Whatever a text-only reader could learn is left to chance, in equal parts: which of two answers is
-right, who stands where, and (in :mod:`worlds.spatial`) which letter is right. So a motion question offers the two
-motions that happen, not four of which two never do.
+A kind of question is one function: it takes a scene and a :class:`Draw`, and gives a draft, or ``None`` where the
+scene does not allow it. Whatever a text-only reader could learn is left to chance, in equal parts: which of two
+answers is right, who stands where, and (in :mod:`worlds.spatial`) which letter is right. So a motion question offers
+the two motions that happen, not four of which two never do.
 
 Every step of the reasoning is a statement about the map or about what an image shows, in a few fixed forms:
 :mod:`worlds.spatial_steps` writes them.
@@ -13,6 +13,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from itertools import pairwise
 from types import MappingProxyType
 from typing import Protocol
 
@@ -218,8 +219,8 @@ def _among_own_sides(scene: Known, draw: Draw) -> Draft | None:
         f"gen_4_{(TO_LEFT, TO_RIGHT, BEHIND).index(side) + 1}",
         ("perpendicular", "O-O", "meanwhile", "level2"),
         (0, 1, 2, 3),
-        f"{_four_sides(scene)} If I were positioned where the {scene.names[0]} is, facing the way it faces, what would "
-        f"be {words}?",
+        f"{_four_sides(scene)} If I were positioned where the {scene.names[0]} is, facing the way it faces, what "
+        f"would be {words}?",
         (target, side),
         (1, 2, 3, 4),
         _shown(scene, (0, 1, 2, 3))
@@ -258,8 +259,8 @@ def _among_from_outside(scene: Known, draw: Draw) -> Draft | None:
 
 def _four_sides(scene: Known) -> str:
     return (
-        f"The {scene.names[0]} stands in the middle of a room. Image 1 shows it from the front, image 2 from the left, "
-        "image 3 from the back and image 4 from the right, each with what stands beyond it:"
+        f"The {scene.names[0]} stands in the middle of a room. Image 1 shows it from the front, image 2 from the "
+        "left, image 3 from the back and image 4 from the right, each with what stands beyond it:"
     )
 
 
@@ -353,7 +354,7 @@ def _around_own_sides(scene: Known, draw: Draw) -> Draft | None:
     stand, side, target = asked[draw.one_of(range(len(asked)))]
     facing = scene.facings[stand]
     assert facing is not None, "only those that face somewhere are asked about"
-    views, shown = _three_sides(draw)
+    views, _ = _three_sides(draw)
     words = {AHEAD: "in front of me", TO_RIGHT: "to my right", BEHIND: "behind me", TO_LEFT: "to my left"}[side]
     return _which(
         scene,
@@ -456,7 +457,7 @@ def _on_the_spot(views: Sequence[View]) -> str:
     words = {TO_RIGHT: "90 degrees to the right", TO_LEFT: "90 degrees to the left", BEHIND: "around, by 180 degrees"}
     turns = [
         f"for image {number + 1} it turned {words[(after.heading - before.heading) % 4]}"
-        for number, (before, after) in enumerate(zip(views, views[1:], strict=False), start=1)
+        for number, (before, after) in enumerate(pairwise(views), start=1)
     ]
     return f"A camera stays in one place and turns: image 1 comes first, {listed(turns)}. From these images:"
 
@@ -495,7 +496,7 @@ def _translation_relative(scene: Known, draw: Draw) -> Draft:
     )
 
 
-# ------------------------------------------------------------------------------------------------------- what is shared
+# --------------------------------------------------------------------------------------------------- what they share
 
 
 def _motion(

@@ -104,7 +104,7 @@ def draw_scene(arrangement: Arrangement, generator: np.random.Generator) -> Scen
 
 
 def look(scene: Scene, visibility: Visibility) -> Scene | None:
-    """The scene with what its cameras see; ``None`` where they do not see what they must, or see what they must not."""
+    """The scene with what its cameras see; ``None`` where one misses what it must see, or sees what it must not."""
     shares = visibility.visible(scene.room, scene.cameras).tolist()  # (N, items)
     for row, shown, hidden in zip(shares, scene.arrangement.shown, scene.arrangement.hidden, strict=True):
         if any(row[item] < SEEN for item in shown) or any(row[item] > UNSEEN for item in hidden):
