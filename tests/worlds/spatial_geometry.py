@@ -20,11 +20,11 @@ SAMPLES = 9  # per side of the upright rectangle that stands for a thing
 def in_camera(camera: Camera, points: NDArray[np.float64]) -> NDArray[np.float64]:
     """Points (..., 3) of the room in the camera's own axes: to its right, upwards, and ahead, in metres."""
     yaw, pitch = math.radians(camera.yaw), math.radians(camera.pitch)
-    ahead = np.array(
-        [math.cos(yaw) * math.cos(pitch), math.sin(yaw) * math.cos(pitch), math.sin(pitch)]
-    )
+    ahead = np.array([math.cos(yaw) * math.cos(pitch), math.sin(yaw) * math.cos(pitch), math.sin(pitch)])
     right = np.array([math.sin(yaw), -math.cos(yaw), 0.0])
-    return (points - np.array([camera.x, camera.y, camera.height])) @ np.stack([right, np.cross(right, ahead), ahead]).T
+    return (points - np.array([camera.x, camera.y, camera.height])) @ np.stack(
+        [right, np.cross(right, ahead), ahead]
+    ).T
 
 
 def projected(camera: Camera, points: NDArray[np.float64]) -> NDArray[np.float64]:
