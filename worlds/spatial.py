@@ -204,7 +204,7 @@ class _Asking:
 
     def _lettered(self, kind: str, scene: Scene, draft: Draft) -> Question:
         """A draft with its options in an order in which the right one's letter is evened out."""
-        fixed = draft.right if len(draft.wrong) == 1 else None
+        fixed = None if draft.right in scene.names else draft.right
         right = self._deck((kind, len(draft.wrong), fixed), 1 + len(draft.wrong)).pop()
         options = [draft.wrong[number] for number in self._generator.permutation(len(draft.wrong))]
         options.insert(right, draft.right)
