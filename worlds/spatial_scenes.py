@@ -1,8 +1,9 @@
 """Scenes: a room with objects and cameras whose map is known, and which objects each camera sees.
 
 The map has whole cells. In the room, in metres, distances are stretched so that cameras have what they must show in
-view, and things are a little out of place; neither changes a direction. What a camera sees is for a
-:class:`Visibility` to say, which counts pixels or computes. Knows nothing about questions.
+view, things are a little out of place, and the whole is turned by some quarters, so that no wall is always "up". None
+of this changes what is left or right of what. What a camera sees is for a :class:`Visibility` to say, which counts
+pixels or computes. Knows nothing about questions.
 """
 
 from __future__ import annotations
@@ -26,14 +27,14 @@ JITTER = 0.08  # how far things are out of place, at most, to either side
 
 _SMALL = 0.75  # height of what may stand in the middle, in front of others
 _TOWARDS = 0.5  # share of things around a middle, of those with a front, that face it
-_HEIGHT, _PITCH = 1.35, -18.0
-_FOV = {"among": 90.0, "around": 80.0, "rotation": 70.0, "translation": 78.0}
-_TO_CAMERA, _TO_OTHERS = 1.15, 2.1  # among: from the middle to the cameras, and to what stands around it
-_TO_OBJECT = 2.1  # rotation: from the camera to the things around it
+_HEIGHT, _PITCH = 1.35, -20.0
+_FOV = {"among": 82.0, "around": 80.0, "rotation": 70.0, "translation": 78.0}
+_TO_CAMERA, _TO_OTHERS = 1.1, 1.8  # among: from the middle to the cameras, and to what stands around it
+_TO_OBJECT = 2.0  # rotation: from the camera to the things around it
 _STEP, _BESIDE = 1.05, 1.5  # around: from one thing to the next, and from the end of the row to the camera there
 _SIDEWAYS, _BEFORE = 1.6, 1.8  # translation: from one thing to the next, and from the row to the cameras
 _BODY = 0.5  # around: half the width that a thing at the end of a row takes
-_MARGIN = 0.9  # from the outermost thing or camera to the wall behind it
+_MARGIN, _NARROWEST = 0.8, 4.0  # from the outermost thing or camera to the wall behind it; and width of a room
 
 _Point = tuple[float, float]  # metres east and north of the middle of the room
 
@@ -80,21 +81,20 @@ def draw_scene(arrangement: Arrangement, generator: np.random.Generator) -> Scen
     """A scene nobody has looked at: a function of its arguments alone."""
     kinds = _kinds(arrangement, generator)
     facings = tuple(_facing(arrangement, number, kind, generator) for number, kind in enumerate(kinds))
-    places, cameras = _places(arrangement), _cameras(arrangement)
+    turn = int(generator.integers(4))
+    places = [_turned(place, turn) for place in _places(arrangement)]
+    cameras = tuple(_camera(arrangement, view, point, turn) for view, point in enumerate(_standpoints(arrangement)))
     shifts = generator.uniform(-JITTER, JITTER, size=(len(kinds), 2)).round(3).tolist()
     yaws = generator.integers(360, size=len(kinds)).tolist()
-    colours = [_one_of(list(COLOURS), generator) for _ in kinds]
     items = tuple(
-        Item(kind, colour, x + dx, y + dy, float(yaw) if facing is None else facing.yaw)
-        for kind, colour, (x, y), (dx, dy), facing, yaw in zip(
-            kinds, colours, places, shifts, facings, yaws, strict=True
-        )
+        Item(kind, _one_of(list(COLOURS), generator), x + dx, y + dy, _yaw(float(yaw), facing, turn))
+        for kind, (x, y), (dx, dy), facing, yaw in zip(kinds, places, shifts, facings, yaws, strict=True)
     )
     points = [*places, *((camera.x, camera.y) for camera in cameras)]
     first, second, third, fourth = generator.permutation(list(WALL_COLOURS))[:4].tolist()
     room = Room(
-        width=2 * (max(abs(x) for x, _ in points) + _MARGIN),
-        depth=2 * (max(abs(y) for _, y in points) + _MARGIN),
+        width=_size([x for x, _ in points]),
+        depth=_size([y for _, y in points]),
         items=items,
         walls=(first, second, third, fourth),
         floor=_one_of(list(FLOORS), generator),
@@ -143,22 +143,39 @@ def _places(arrangement: Arrangement) -> list[_Point]:
     return [(step * (number - middle), 0.0) for number in range(len(arrangement.cells))]
 
 
-def _cameras(arrangement: Arrangement) -> tuple[Camera, ...]:
-    """Of each view."""
+def _standpoints(arrangement: Arrangement) -> list[_Point]:
+    """Where the camera of each view is."""
     if arrangement.setting == "among":
-        points = [_away(direction(CENTRE, view.cell), _TO_CAMERA) for view in arrangement.views]
-    elif arrangement.setting == "rotation":
-        points = [(0.0, 0.0)] * len(arrangement.views)
-    elif arrangement.setting == "translation":
-        points = [(_SIDEWAYS * (view.cell[0] - CENTRE[0]) / 2, -_BEFORE) for view in arrangement.views]
-    else:
-        half = _STEP * (len(arrangement.cells) - 1) / 2
-        before = (half + _BODY) / math.tan(math.radians(_FOV["around"] / 2)) + _BODY
-        points = [(0.0, -before), (-half - _BESIDE, 0.0), (half + _BESIDE, 0.0), (0.0, before)]
-    return tuple(
-        Camera(x, y, view.heading.yaw, _HEIGHT, _PITCH, _FOV[arrangement.setting])
-        for (x, y), view in zip(points, arrangement.views, strict=True)
-    )
+        return [_away(direction(CENTRE, view.cell), _TO_CAMERA) for view in arrangement.views]
+    if arrangement.setting == "rotation":
+        return [(0.0, 0.0)] * len(arrangement.views)
+    if arrangement.setting == "translation":
+        return [(_SIDEWAYS * (view.cell[0] - CENTRE[0]) / 2, -_BEFORE) for view in arrangement.views]
+    half = _STEP * (len(arrangement.cells) - 1) / 2
+    before = (half + _BODY) / math.tan(math.radians(_FOV["around"] / 2)) + _BODY
+    return [(0.0, -before), (-half - _BESIDE, 0.0), (half + _BESIDE, 0.0), (0.0, before)]
+
+
+def _camera(arrangement: Arrangement, view: int, point: _Point, turn: int) -> Camera:
+    x, y = _turned(point, turn)
+    yaw = _yaw(0.0, arrangement.views[view].heading, turn)
+    return Camera(x, y, yaw, _HEIGHT, _PITCH, _FOV[arrangement.setting])
+
+
+def _yaw(any_way: float, heading: Heading | None, turn: int) -> float:
+    """That of a heading after the room's quarter turns; ``any_way`` without one."""
+    return any_way if heading is None else (heading.yaw + 90.0 * turn) % 360
+
+
+def _turned(point: _Point, turn: int) -> _Point:
+    """A point after quarter turns to the left about the middle of the room."""
+    x, y = point
+    return ((x, y), (-y, x), (-x, -y), (y, -x))[turn]
+
+
+def _size(coordinates: Sequence[float]) -> float:
+    """Metres from wall to wall."""
+    return max(_NARROWEST, 2 * (max(map(abs, coordinates)) + _MARGIN))
 
 
 def _away(heading: Heading, metres: float) -> _Point:
