@@ -14,7 +14,7 @@ import torch
 from torch.utils.data import DataLoader, IterableDataset, get_worker_info
 
 from vagen.config import Config, ConfigError, save
-from vagen.data.stream import ClozeStream
+from vagen.data.questions import TrainingStream
 from vagen.policy.batches import Batcher, answer_weights
 from vagen.policy.chat import Chat
 from vagen.policy.packing import Batch
@@ -45,7 +45,7 @@ from vagen.train.run import (
 )
 from vagen.train.signals import StopRequest, ignore_stopping
 
-Cell = tuple[str, str]  # a world and a cloze
+Cell = tuple[str, str]  # a world and a cloze, or questions and a task
 
 
 @dataclass(frozen=True)
@@ -115,9 +115,9 @@ def train(config: Config, start: Start = "new", make_validate: MakeValidate | No
             checkpoints.clean()
         seed_random(config.seed)
         dtype = torch.bfloat16 if config.train.precision == "bf16" else torch.float32
-        policy = create(config.model, cloze_format(config, stream), config.seed, dtype)
+        policy = create(config.model, cloze_format(config, stream), config.seed, dtype, stream.words)
         policy.model.train()
-        cells = [(world, cloze) for world in stream.worlds for cloze in stream.patterns]
+        cells = stream.cells
         chat = Chat(policy)
         batcher = Batcher(chat, answer_weights(chat, stream, config.train.balance), cells)
         validation = _Validation(config, stream, make_validate, chat, rank, ranks)
@@ -195,7 +195,7 @@ def _agree(stop: StopRequest) -> signal.Signals | None:
 class _Steps(IterableDataset):
     """The micro-batches of each step for one rank; with workers, step n is made by worker n modulo their number."""
 
-    def __init__(self, stream: ClozeStream, batcher: Batcher, config: Config, rank: int, ranks: int, start: int):
+    def __init__(self, stream: TrainingStream, batcher: Batcher, config: Config, rank: int, ranks: int, start: int):
         self.stream, self.batcher = stream, batcher
         self.train = config.train
         self.rank, self.ranks, self.start = rank, ranks, start
@@ -215,7 +215,7 @@ class _Validation:
     def __init__(
         self,
         config: Config,
-        stream: ClozeStream,
+        stream: TrainingStream,
         make: MakeValidate | None,
         chat: Chat,
         rank: int,
