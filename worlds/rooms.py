@@ -29,56 +29,58 @@ class Kind:
         radius: of the circle around its middle that holds all of it, seen from above.
         height: of its highest point.
         has_front: whether a picture shows which way it faces; else it looks the same, or nearly, from all sides.
+        all_round: whether a person can name it from every side; else only from where its front is seen.
     """
 
     name: str
     radius: float
     height: float
     has_front: bool
+    all_round: bool = True
 
 
 KINDS: Mapping[str, Kind] = {
     kind.name: kind
     for kind in (
         Kind("airplane", 0.42, 0.45, True),
-        Kind("armchair", 0.42, 0.85, True),
-        Kind("barrel", 0.36, 0.90, False),
-        Kind("bathtub", 0.42, 0.50, False),
-        Kind("bed", 0.42, 0.60, True),
-        Kind("bookcase", 0.42, 1.20, True),
-        Kind("bucket", 0.30, 0.66, False),
-        Kind("cake", 0.34, 0.62, False),
-        Kind("car", 0.42, 0.42, True),
-        Kind("chair", 0.36, 1.00, True),
-        Kind("clock", 0.30, 1.25, True),
+        Kind("armchair", 0.42, 0.84, True),
+        Kind("barrel", 0.34, 0.91, False),
+        Kind("bathtub", 0.40, 0.50, False),
+        Kind("bed", 0.42, 0.55, True),
+        Kind("bookcase", 0.42, 1.20, False),
+        Kind("bucket", 0.29, 0.66, False),
+        Kind("cake", 0.33, 0.61, False),
+        Kind("car", 0.42, 0.39, True),
+        Kind("chair", 0.36, 0.99, True),
+        Kind("clock", 0.30, 1.25, False),
         Kind("cone", 0.36, 0.85, False),
-        Kind("desk", 0.42, 0.72, True),
-        Kind("dog", 0.42, 0.72, True),
-        Kind("dresser", 0.42, 0.85, True),
-        Kind("drum", 0.36, 0.62, False),
-        Kind("duck", 0.38, 0.75, True),
-        Kind("fan", 0.36, 1.15, True),
-        Kind("flower", 0.36, 0.95, True),
-        Kind("fridge", 0.42, 1.25, True),
-        Kind("gift", 0.40, 0.62, False),
-        Kind("hydrant", 0.34, 0.80, False),
-        Kind("ladder", 0.42, 1.25, True),
-        Kind("lamp", 0.32, 1.25, False),
-        Kind("mailbox", 0.36, 1.00, True),
-        Kind("mug", 0.40, 0.60, True),
-        Kind("mushroom", 0.40, 0.80, False),
-        Kind("piano", 0.42, 0.95, True),
-        Kind("robot", 0.36, 1.05, True),
-        Kind("rocket", 0.34, 1.25, False),
-        Kind("sailboat", 0.42, 1.15, True),
-        Kind("sofa", 0.42, 0.60, True),
-        Kind("stool", 0.30, 0.62, False),
-        Kind("suitcase", 0.36, 0.80, True),
+        Kind("desk", 0.41, 0.72, True, False),
+        Kind("dog", 0.42, 0.68, True),
+        Kind("dresser", 0.42, 0.85, True, False),
+        Kind("drum", 0.35, 0.60, False),
+        Kind("duck", 0.40, 0.74, True),
+        Kind("fan", 0.33, 1.16, True),
+        Kind("flower", 0.25, 0.94, True),
+        Kind("fridge", 0.40, 1.25, True, False),
+        Kind("gift", 0.40, 0.63, False),
+        Kind("hydrant", 0.32, 0.80, False),
+        Kind("ladder", 0.42, 1.17, True),
+        Kind("lamp", 0.30, 1.25, False),
+        Kind("mailbox", 0.35, 0.98, True),
+        Kind("mug", 0.38, 0.60, True),
+        Kind("mushroom", 0.42, 0.77, False),
+        Kind("piano", 0.42, 0.86, True, False),
+        Kind("robot", 0.34, 1.05, True),
+        Kind("rocket", 0.33, 1.22, False),
+        Kind("sailboat", 0.40, 1.14, True),
+        Kind("sofa", 0.42, 0.54, True),
+        Kind("stool", 0.27, 0.61, False),
+        Kind("suitcase", 0.31, 0.80, True),
         Kind("table", 0.42, 0.62, False),
-        Kind("teddy", 0.38, 0.95, True),
-        Kind("television", 0.42, 0.85, True),
-        Kind("tent", 0.42, 0.75, True),
-        Kind("toilet", 0.38, 0.85, True),
+        Kind("teddy", 0.41, 0.92, True),
+        Kind("television", 0.42, 0.83, True, False),
+        Kind("tent", 0.42, 0.62, True),
+        Kind("toilet", 0.41, 0.85, True),
         Kind("umbrella", 0.42, 1.10, False),
     )
 }
@@ -106,10 +108,10 @@ WALL_COLOURS: Mapping[str, Colour] = {
     "clay": (0.77, 0.55, 0.42),
 }
 FLOORS: Mapping[str, Colour] = {
-    "oak": (0.68, 0.51, 0.34),
-    "walnut": (0.42, 0.29, 0.20),
+    "oak": (0.55, 0.44, 0.33),
+    "walnut": (0.36, 0.26, 0.19),
     "slate": (0.42, 0.45, 0.49),
-    "sand": (0.80, 0.73, 0.60),
+    "sand": (0.68, 0.63, 0.54),
 }
 CEILINGS: Mapping[str, Colour] = {"white": (0.93, 0.93, 0.92), "ivory": (0.92, 0.89, 0.80)}
 
