@@ -23,13 +23,14 @@ from vagen.spatial import Amounts, example, write
 from worlds.spatial import questions
 from worlds.spatial_grid import SETTINGS
 
+WORDINGS = [read_wording(shipped("mindcube.yaml"), task) for task in ("raw_qa", "aug_cgmap_ffr_out")]
 ASKED_BLINDLY = 5200  # questions that the blind rules are tried on
 
 
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory) -> Path:
     path = tmp_path_factory.mktemp("spatial") / "data"
-    write(path, BoxRenderer(), SETTINGS, Amounts(40, 8, 12), ("raw_qa", "aug_cgmap_ffr_out"), 3, 32)
+    write(path, BoxRenderer(), SETTINGS, Amounts(40, 8, 12), WORDINGS, 3, 32)
     return path
 
 
@@ -165,7 +166,7 @@ def test_rows_that_lack_something_are_refused(folder, change, task, message):
 
 def test_the_same_seed_writes_the_same_bytes(folder, tmp_path):
     again = tmp_path / "again"
-    write(again, BoxRenderer(), SETTINGS, Amounts(40, 8, 12), ("raw_qa", "aug_cgmap_ffr_out"), 3, 32)
+    write(again, BoxRenderer(), SETTINGS, Amounts(40, 8, 12), WORDINGS, 3, 32)
     files = sorted(path.relative_to(folder) for path in folder.rglob("*") if path.is_file())
     assert files == sorted(path.relative_to(again) for path in again.rglob("*") if path.is_file())
     assert all((folder / name).read_bytes() == (again / name).read_bytes() for name in files)

@@ -137,6 +137,7 @@ def _parser() -> argparse.ArgumentParser:
         default=_MINDCUBE_TASKS,
         help="forms of prompts and outputs to train on; default: all",
     )
+    verb.add_argument("--prompts", type=Path, help="templates, YAML; default: those that come with the package")
     verb.add_argument("--size", type=_positive, default=224, help="pixels per side of the images")
     verb.add_argument("--seed", type=_natural, default=0)
     verb.add_argument("--output", type=Path, required=True)
@@ -368,13 +369,17 @@ def _collect(args: argparse.Namespace, overrides: list[str]) -> int:
 def _spatial(args: argparse.Namespace, _: list[str]) -> int:
     if not args.train + args.val + args.test:
         raise UsageError("--train, --val and --test are all 0: nothing is to be asked")
+    from vagen.config import shipped
+    from vagen.evaluate.mindcube.prompts import read_wording
+
+    wordings = [read_wording(args.prompts or shipped("mindcube.yaml"), task) for task in args.tasks]
     from worlds.scene import SceneRenderer
 
     renderer = SceneRenderer()
     from vagen.spatial import Amounts, write
 
     amounts = Amounts(args.train, args.val, args.test)
-    print(write(args.output, renderer, args.settings, amounts, args.tasks, args.seed, args.size))
+    print(write(args.output, renderer, args.settings, amounts, wordings, args.seed, args.size))
     return 0
 
 

@@ -13,9 +13,8 @@ from huggingface_hub import DatasetCardData
 from numpy.typing import NDArray
 from PIL import Image
 
-from vagen.config import shipped
 from vagen.data.card import CARD
-from vagen.evaluate.mindcube.prompts import Task, Wording, read_wording
+from vagen.evaluate.mindcube.prompts import Wording
 from vagen.evaluate.mindcube.targets import target
 from vagen.files import atomic_folder
 from vagen.progress import Progress
@@ -85,7 +84,7 @@ def write(
     renderer: Renderer,
     settings: Sequence[Setting],
     amounts: Amounts,
-    tasks: Sequence[Task],
+    wordings: Sequence[Wording],
     seed: int,
     size: int,
     license: str = "apache-2.0",
@@ -94,14 +93,13 @@ def write(
 
     Args:
         settings: which of the four.
-        tasks: which forms of training examples are written beside the questions of the training split.
+        wordings: of the tasks whose training examples are written beside the questions of the training split.
         size: pixels per side of the images.
 
     Raises:
         WorldError: a setting is unknown, or the renderer shows nothing.
         OutputError: the place cannot be written to, or holds something else.
     """
-    wordings = [read_wording(shipped("mindcube.yaml"), task) for task in tasks]
     counts: dict[tuple[Split, Setting], tuple[int, int]] = {}
     with atomic_folder(output, CARD) as temporary:
         for split in _HUB_SPLITS:
@@ -116,7 +114,7 @@ def write(
             for wording in wordings if split == "train" and rows else ():
                 examples = [example(row, wording) for row in rows]
                 _write_lines(temporary / f"{split}.{wording.task}.jsonl", examples)
-        (temporary / CARD).write_text(_card(counts, tasks, seed, size, license), encoding="utf-8")
+        (temporary / CARD).write_text(_card(counts, wordings, seed, size, license), encoding="utf-8")
     return output / CARD
 
 
@@ -162,7 +160,11 @@ def _write_lines(path: Path, rows: Iterable[Mapping[str, Any]]) -> None:
 
 
 def _card(
-    counts: Mapping[tuple[Split, Setting], tuple[int, int]], tasks: Sequence[Task], seed: int, size: int, license: str
+    counts: Mapping[tuple[Split, Setting], tuple[int, int]],
+    wordings: Sequence[Wording],
+    seed: int,
+    size: int,
+    license: str,
 ) -> str:
     splits: list[Split] = [split for split in _HUB_SPLITS if any(counts[key][0] for key in counts if key[0] == split)]
     metadata = DatasetCardData(
@@ -189,5 +191,5 @@ def _card(
         seed=seed,
         size=size,
         table="\n".join(lines),
-        tasks=", ".join(f"`{task}`" for task in tasks) or "none here",
+        tasks=", ".join(f"`{wording.task}`" for wording in wordings) or "none here",
     )
