@@ -113,11 +113,15 @@ def look(scene: Scene, visibility: Visibility) -> Scene | None:
 
 
 def _kinds(arrangement: Arrangement, generator: np.random.Generator) -> list[str]:
-    """A kind for each object, all different; what stands in front of others is not tall."""
+    """A kind for each object, all different; each can be named from every side, and none hides what is beyond it."""
     kinds: list[str] = []
     for number in range(len(arrangement.cells)):
         low = arrangement.setting == "among" and number == 0
-        fitting = [kind for kind in KINDS if kind not in kinds and not (low and KINDS[kind].height > _SMALL)]
+        fitting = [
+            name
+            for name, kind in KINDS.items()
+            if kind.all_round and name not in kinds and not (low and kind.height > _SMALL)
+        ]
         kinds.append(_one_of(fitting, generator))
     return kinds
 

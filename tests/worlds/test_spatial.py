@@ -21,7 +21,7 @@ from worlds.spatial_grid import ARRANGEMENTS, SETTINGS, Heading, direction
 from worlds.spatial_questions import KINDS as KINDS_ASKED
 from worlds.spatial_scenes import SEEN, draw_scene, look
 
-N = 420  # questions per setting
+N = 252  # questions per setting
 SIDES = {"to my left": 90, "to my right": -90, "behind me": 180, "in front of me": 0}
 
 
