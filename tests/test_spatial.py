@@ -2,15 +2,19 @@
 
 import json
 import math
+import sys
 from collections import Counter
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 from PIL import Image
 
+import vagen.cli
 from tests.spatial_drawing import BoxRenderer
 from vagen.cloze.statistics import wilson
 from vagen.config import shipped
+from vagen.data.examples import read_examples
 from vagen.evaluate.mindcube.ask import prepare
 from vagen.evaluate.mindcube.blind import Exam, baselines
 from vagen.evaluate.mindcube.maps import check_map, find_map
@@ -24,6 +28,7 @@ from worlds.spatial import questions
 from worlds.spatial_grid import SETTINGS
 
 WORDINGS = [read_wording(shipped("mindcube.yaml"), task) for task in ("raw_qa", "aug_cgmap_ffr_out")]
+SAMPLE = Path(__file__).parents[1] / "data" / "samples" / "spatial"
 ASKED_BLINDLY = 5200  # questions that the blind rules are tried on
 
 
@@ -180,3 +185,63 @@ def test_the_card_counts_and_other_folders_are_left_alone(folder, tmp_path):
     with pytest.raises(OutputError, match=r"has no README\.md"):
         write(tmp_path, BoxRenderer(), SETTINGS, Amounts(1, 0, 0), (), 0, 32)
     assert (tmp_path / "thesis.tex").read_text() == "work"
+
+
+# ------------------------------------------------------------------------------------------------------- the command
+
+
+def test_the_command_writes_a_folder_and_names_its_card(tmp_path, monkeypatch, capsys):
+    monkeypatch.setitem(sys.modules, "worlds.scene", SimpleNamespace(SceneRenderer=BoxRenderer))
+    output = tmp_path / "out"
+    words = ["--settings", "rotation", "--train", "6", "--val", "0", "--test", "2", "--tasks", "raw_qa"]
+    assert vagen.cli.main(["spatial", *words, "--size", "16", "--output", str(output)]) == 0
+    assert capsys.readouterr().out.strip() == str(output / "README.md")
+    assert sorted(path.name for path in output.glob("*.jsonl")) == ["test.jsonl", "train.jsonl", "train.raw_qa.jsonl"]
+
+
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        (["--settings", "beside"], "invalid choice: 'beside'"),
+        (["--train", "0", "--val", "0", "--test", "0"], "nothing is to be asked"),
+        (["--tasks", "raw"], "invalid choice: 'raw'"),
+        (["--prompts", "none.yaml"], "cannot read prompts none.yaml"),
+    ],
+)
+def test_bad_input_gives_one_line_and_leaves_nothing_behind(tmp_path, monkeypatch, capsys, words, message):
+    monkeypatch.chdir(tmp_path)
+    assert vagen.cli.main(["spatial", *words, "--output", "out"]) == 2
+    error = capsys.readouterr().err
+    assert message in error
+    assert error.count("\n") == 1
+    assert not list(tmp_path.iterdir())
+
+
+def test_without_an_output_nothing_starts(capsys):
+    assert vagen.cli.main(["spatial"]) == 2
+    assert "--output" in capsys.readouterr().err
+
+
+# -------------------------------------------------------------------------------------------------------- the sample
+
+
+def test_the_sample_is_small_and_whole():
+    files = [path for path in SAMPLE.rglob("*") if path.is_file()]
+    assert sum(path.stat().st_size for path in files) <= 3_000_000
+    shown = set()
+    for split, n in (("train", 24), ("test", 12)):
+        found = rows(SAMPLE / f"{split}.jsonl")
+        assert Counter(setting_of(row["id"]) for row in found) == dict.fromkeys(SETTINGS, n)
+        shown |= {SAMPLE / name for row in found for name in row["images"]}
+    assert all(Image.open(path).size == (224, 224) for path in shown)
+    examples = read_examples(SAMPLE / "train.aug_cgmap_ffr_out.jsonl", SAMPLE)
+    assert [example.task for example in examples] == ["aug_cgmap_ffr_out"] * 96
+
+
+def test_the_sample_is_what_the_generator_asks_where_everything_is_seen():
+    """Its rooms are drawn again from their seeds; the geometry sees in them what the pixels showed."""
+    for setting in SETTINGS:
+        kept = [row for row in rows(SAMPLE / "train.jsonl") if setting_of(row["id"]) == setting]
+        again = [question.row() for question in questions(setting, len(kept), BoxRenderer(), 0)]
+        assert [row["question"] for row in again] == [row["question"] for row in kept]
+        assert [row["gt_answer"] for row in again] == [row["gt_answer"] for row in kept]
