@@ -82,15 +82,12 @@ class Question:
     def row(self) -> dict[str, Any]:
         """As a line of MindCube's files, with the true map and the reasoning."""
         arrangement = self.scene.arrangement
-        objects = [
-            list(self.scene.names),
-            [str(facing) if facing is not None else None for facing in self.scene.facings],
-        ]
+        facings = [None if facing is None else str(facing) for facing in self.scene.facings]
         return {
             "id": self.id,
             "category": list(self.category),
             "type": arrangement.name,
-            "meta_info": objects,
+            "meta_info": [list(self.scene.names), facings],
             "question": self.text,
             "images": list(self.images),
             "gt_answer": self.letter,
@@ -110,17 +107,15 @@ def augmented_map(question: Question) -> str:
     scene = question.scene
     word = "Image" if "image" in question.text.lower() else "View"
     views = [scene.arrangement.views[view] for view in question.views]
-    objects = [{"name": name, **place} for name, place in _places(scene).items()]
+    objects = [
+        {"name": name, "position": list(cell), **({} if facing is None else {"facing": str(facing)})}
+        for name, cell, facing in zip(scene.names, scene.arrangement.cells, scene.facings, strict=True)
+    ]
     cameras = [
         {"name": f"{word} {number}", "position": list(view.cell), "facing": str(view.heading)}
         for number, view in enumerate(views, start=1)
     ]
-    return _json({"objects": objects, "views": cameras})
-
-
-def plain_map(scene: Scene) -> str:
-    """The true map of the objects as JSON: ``{name: {"position": [x, y], "facing": …}}``."""
-    return _json(_places(scene))
+    return json.dumps({"objects": objects, "views": cameras})
 
 
 def questions(
@@ -225,15 +220,3 @@ class _Asking:
         if not self._decks[key]:
             self._decks[key] = self._generator.permutation(size).tolist()
         return self._decks[key]
-
-
-def _places(scene: Scene) -> dict[str, dict[str, Any]]:
-    """Position and, where there is one, facing of each object by name."""
-    return {
-        name: {"position": list(cell), **({} if facing is None else {"facing": str(facing)})}
-        for name, cell, facing in zip(scene.names, scene.arrangement.cells, scene.facings, strict=True)
-    }
-
-
-def _json(value: dict[str, Any]) -> str:
-    return json.dumps(value)

@@ -16,7 +16,7 @@ from tests.worlds.spatial_geometry import GeometricVisibility, in_camera, projec
 from worlds import WorldError
 from worlds.core import SPLITS, split_of
 from worlds.rooms import KINDS, Camera, overlap
-from worlds.spatial import LETTERS, Question, plain_map, questions
+from worlds.spatial import LETTERS, Question, questions
 from worlds.spatial_grid import ARRANGEMENTS, SETTINGS, Heading, direction
 from worlds.spatial_questions import KINDS as KINDS_ASKED
 from worlds.spatial_scenes import SEEN, draw_scene, look
@@ -381,10 +381,3 @@ def test_a_scene_that_does_not_show_enough_is_refused():
 def test_unknown_words_are_refused(setting, split, words):
     with pytest.raises(WorldError, match=f"unknown {words}.*choose one of"):
         next(questions(setting, 1, GeometricVisibility(), 0, split))
-
-
-def test_plain_maps_hold_what_augmented_maps_hold(every):
-    for question in every[::10]:
-        plain = json.loads(plain_map(question.scene))
-        listed = json.loads(question.row()["grounded_cogmap"])["objects"]
-        assert [{"name": name, **value} for name, value in plain.items()] == listed
