@@ -39,6 +39,8 @@ def test_maps_have_the_official_cells_and_views(shared):
             map_ = json.loads(row["grounded_cogmap"])
             cells = tuple(tuple(thing["position"]) for thing in map_["objects"])
             views = {(tuple(view["position"]), view["facing"]) for view in map_["views"]}
+            if any(view["facing"] == "inner" for view in map_["views"]):
+                continue  # a camera that moves up and down: things in our rooms stand on the floor
             setting = setting_of(row["id"])
             fitting = [
                 arrangement
