@@ -11,7 +11,10 @@ from vagen.cloze.grammar import ClozeError, named
 from vagen.config import Config, ConfigError, Section, described, environment, load, save, shipped
 from worlds import is_available, registered
 
-PROMPTS = {"mindcube.yaml"}  # wordings, not configurations of runs; lmms_eval/ holds tasks of that harness
+PROMPTS = {
+    "mindcube.yaml",
+    "spatial_prompts.yaml",
+}  # wordings, not configurations of runs; lmms_eval/ holds tasks of that harness
 CONFIGS = sorted(path for path in (Path(__file__).parents[1] / "configs").glob("*.yaml") if path.name not in PROMPTS)
 
 

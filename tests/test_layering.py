@@ -22,7 +22,7 @@ LAYERS = (
     ("vagen.rollout",),
     ("vagen.rl",),
     ("vagen.train", "vagen.evaluate"),
-    ("vagen.export", "vagen.hub", "vagen.conversations"),
+    ("vagen.export", "vagen.hub", "vagen.conversations", "vagen.spatial"),
     ("vagen.quickstart",),
     ("vagen.cli",),
 )

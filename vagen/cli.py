@@ -24,6 +24,7 @@ _MINDCUBE_TASKS = [
     *("raw_qa", "ff_rsn", "aug_cgmap_in", "aug_cgmap_out", "plain_cgmap_out"),
     *("plain_cgmap_ffr_out", "aug_cgmap_ffr_out", "cgmap_in_ffr_out"),
 ]
+_SPATIAL_SETTINGS = ["among", "around", "rotation", "translation"]
 
 
 class UsageError(ValueError):
@@ -136,6 +137,29 @@ def _parser() -> argparse.ArgumentParser:
     )
     verb.add_argument("--output", type=Path, default=Path("data"), help="shards go to OUTPUT/WORLD/SPLIT")
     verb.add_argument("--overwrite", action="store_true", help="replace shards that are there")
+
+    verb = _verb(verbs, "spatial", _spatial, "draw rooms and write questions about them, in MindCube's form")
+    verb.add_argument(
+        "--settings",
+        nargs="+",
+        choices=_SPATIAL_SETTINGS,
+        default=_SPATIAL_SETTINGS,
+        help="where cameras and objects are; default: all",
+    )
+    verb.add_argument("--train", type=_natural, default=1000, metavar="N", help="questions per setting to train on")
+    verb.add_argument("--val", type=_natural, default=100, metavar="N", help="and to validate with")
+    verb.add_argument("--test", type=_natural, default=200, metavar="N", help="and to test with")
+    verb.add_argument(
+        "--tasks",
+        nargs="+",
+        choices=_MINDCUBE_TASKS,
+        default=_MINDCUBE_TASKS,
+        help="forms of prompts and outputs to train on; default: all",
+    )
+    verb.add_argument("--prompts", type=Path, help="templates, YAML; default: those that come with the package")
+    verb.add_argument("--size", type=_positive, default=224, help="pixels per side of the images")
+    verb.add_argument("--seed", type=_natural, default=0)
+    verb.add_argument("--output", type=Path, required=True)
 
     verb = _verb(verbs, "train", _train, "train a policy with cloze objectives", True)
     verb.epilog = (
@@ -423,6 +447,23 @@ def _collect(args: argparse.Namespace, overrides: list[str]) -> int:
             file=sys.stderr,
         )
         print(folder / MANIFEST)
+    return 0
+
+
+def _spatial(args: argparse.Namespace, _: list[str]) -> int:
+    if not args.train + args.val + args.test:
+        raise UsageError("--train, --val and --test are all 0: nothing is to be asked")
+    from vagen.config import shipped
+    from vagen.evaluate.mindcube.prompts import read_wording
+
+    wordings = [read_wording(args.prompts or shipped("mindcube.yaml"), task) for task in args.tasks]
+    from worlds.scene import SceneRenderer
+
+    renderer = SceneRenderer()
+    from vagen.spatial import Amounts, write
+
+    amounts = Amounts(args.train, args.val, args.test)
+    print(write(args.output, renderer, args.settings, amounts, wordings, args.seed, args.size))
     return 0
 
 

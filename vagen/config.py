@@ -217,6 +217,21 @@ class Data(Section):
     )
 
 
+class Questions(Section):
+    """Questions about images that are trained on beside the clozes, or alone where there are no shards."""
+
+    files: Names = Field(
+        default=(), description="JSONL with images, input_prompt and grounded_output: `vagen spatial` writes it"
+    )
+    images: str | None = Field(
+        default=None, description="the folder that paths of images start in; default: that of the file"
+    )
+    weight: Weight = Field(
+        default=1.0, description="rows of questions for each row of clozes: a number, or points as for clozes"
+    )
+    per_row: int = Field(default=8, gt=0, description="questions about the same images that share a row, at most")
+
+
 class Rates(Section):
     """Learning rates of the parts of a model, relative to ``optimizer.lr`` and ``optimizer.muon_lr``."""
 
@@ -352,6 +367,7 @@ class Config(Section):
         default={}, description="how much of the training a world gets, or one entry of shards; 1 for those not named"
     )
     data: Data = Data()
+    questions: Questions = Questions()
     collect: Collect = Collect()
     model: Model = Model()
     clozes: Clozes = Clozes()

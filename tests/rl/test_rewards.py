@@ -9,9 +9,11 @@ from hypothesis import strategies as st
 
 import worlds
 from vagen.rl.rewards import (
+    AnswerWeights,
     RewardError,
     RewardWeights,
     TurnReward,
+    answer_reward,
     check_budget,
     means,
     skill_score,
@@ -144,3 +146,18 @@ def test_descriptions_may_not_pay_more_than_half_of_success():
 def test_means_leave_out_what_nobody_could_earn():
     rewards = [TurnReward(1.0, 0.1, None, 0.0), TurnReward(0.0, 0.0, None, None)]
     assert means(rewards) == {"task": 0.5, "format": 0.05, "transition": 0.0}
+
+
+@given(st.booleans(), st.booleans(), st.none() | st.floats(0, 1))
+def test_answers_are_paid_by_parts(formed, correct, agreement):
+    weights = AnswerWeights(correct=1.0, format=0.25, map=0.5)
+    reward = answer_reward(formed, correct, agreement, weights)
+    assert reward.total == pytest.approx(correct + 0.25 * formed + (0.5 * (agreement or 0) if formed else 0))
+    assert (reward.map is None) == (agreement is None)
+    assert answer_reward(formed, correct, agreement, AnswerWeights(0, 0, 0)).total == 0
+
+
+@pytest.mark.parametrize("agreement", [-0.1, 1.1, float("nan")])
+def test_a_share_that_is_none_is_refused(agreement):
+    with pytest.raises(RewardError, match="between 0 and 1"):
+        answer_reward(True, True, agreement, AnswerWeights())

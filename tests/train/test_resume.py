@@ -318,7 +318,7 @@ def begun(values, data, tmp_path) -> Config:
         shutil.copytree(folder, tmp_path / f"shards-{number}")
     config = Config.model_validate(values(tmp_path / "out", shards=[str(tmp_path / "shards-*")]))
     stream = prepare(config, 1, "new")
-    begin(config, stream.digests())
+    begin(config, stream.digests)
     return config
 
 

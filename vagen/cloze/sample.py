@@ -63,6 +63,11 @@ class Sample:
     def world(self) -> World:
         return simulator(self.window.world)
 
+    @property
+    def cell(self) -> tuple[str, str]:
+        """What metrics keep it by: its world and cloze."""
+        return self.window.world, self.name
+
     def trajectory(self, primed: bool) -> Trajectory:
         """The window, or the counterfactual branch."""
         if not primed:

@@ -11,7 +11,7 @@ from collections import OrderedDict
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TypeVar
+from typing import Generic, TypeVar
 
 import numpy as np
 
@@ -20,22 +20,24 @@ from vagen.cloze.grammar import Pattern, named
 from vagen.cloze.sample import Sample, UnaskableError, imagined, simulator, window_at
 from vagen.cloze.windows import Strata, choose_start
 from vagen.config import Clozes, Data, Source
+from vagen.data.examples import Example
 from vagen.data.mixture import Turns, moments, weight_at
 from vagen.data.places import DataError, Place, places
 from vagen.data.shards import CorruptShardError, missing_shards, read_manifest, read_shard
 from vagen.mdp import Trajectory
 
 K = TypeVar("K")
+S = TypeVar("S", bound=Sample | Example, covariant=True)
 T = TypeVar("T")
 KEPT = 2  # shards, and orders of epochs, a store keeps in memory
 GROUP_TRIES = 100  # trajectories tried before it is said that no cloze fits any of them
 
 
 @dataclass(frozen=True)
-class Group:
-    """Clozes about one window; ``weights[i]`` scales the loss of ``samples[i]``."""
+class Group(Generic[S]):
+    """Clozes about one window, or questions about one set of images; ``weights[i]`` scales ``samples[i]``'s loss."""
 
-    samples: tuple[Sample, ...]
+    samples: tuple[S, ...]
     weights: tuple[float, ...]
 
 
@@ -178,6 +180,7 @@ class ClozeStream:
         """The worlds of the shards, each once, in order."""
         return tuple(dict.fromkeys(store.manifest.world for store in self.stores))
 
+    @property
     def digests(self) -> dict[str, str]:
         """What every folder of shards holds, by its address: a digest of the checksums in its manifest."""
         return {str(store.place): store.manifest.digest for store in self.stores}
@@ -186,7 +189,7 @@ class ClozeStream:
         """The share of the training that lies before group ``number``; 1 where the training has no end."""
         return min(number / self.length, 1.0) if self.length else 1.0
 
-    def group(self, number: int) -> Group:
+    def group(self, number: int) -> Group[Sample]:
         """Group ``number`` of the endless stream."""
         which, turn = self._turns.turn(number)
         generator = np.random.default_rng([self.seed, number])
@@ -216,7 +219,7 @@ class ClozeStream:
 
     def _group_of(
         self, trajectory: Trajectory, asked: _Asked, number: int, generator: np.random.Generator
-    ) -> Group | None:
+    ) -> Group[Sample] | None:
         """A group about a random window of a trajectory; ``None`` if no cloze fits it."""
         start = choose_start(trajectory, range(len(trajectory) - asked.shortest + 1), self._strata, generator)
         if start is None:
@@ -244,7 +247,7 @@ class ClozeStream:
         except UnaskableError:
             return None
 
-    def share(self, step: int, rows: int, rank: int, ranks: int) -> list[Group]:
+    def share(self, step: int, rows: int, rank: int, ranks: int) -> list[Group[Sample]]:
         """The groups of one step that fall to one rank; their union over ranks does not depend on ``ranks``."""
         return [self.group(step * rows + row) for row in range(rank, rows, ranks)]
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections import defaultdict
 from collections.abc import Iterable, Sequence
+from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
@@ -11,7 +12,9 @@ from numpy.typing import NDArray
 from vagen.cloze.build import build
 from vagen.cloze.grammar import named
 from vagen.cloze.sample import Sample, window_at
+from vagen.data.examples import Example, read_image
 from vagen.data.frames import draw_images
+from vagen.data.questions import TrainingStream
 from vagen.data.stream import ClozeStream, Group
 from vagen.policy.chat import Chat, Encoded, Picture
 from vagen.policy.packing import Batch, Row, collate, distinct_pictures, pack
@@ -19,18 +22,27 @@ from vagen.policy.packing import Batch, Row, collate, distinct_pictures, pack
 GROUPS_COUNTED = 512  # groups whose answers decide the token weights
 
 
-def draw(samples: Iterable[Sample]) -> list[list[Picture]]:
+def draw(samples: Iterable[Sample | Example]) -> list[list[Picture]]:
     """The pictures of each sample; snapshots that are the same object are drawn once, a world's all in one go.
 
-    Frames that a trajectory stores are decoded instead.
+    Frames that a trajectory stores are decoded instead, and files are read, each once.
     """
     of_world: defaultdict[str, list[Sample]] = defaultdict(list)
+    files: dict[Path, Picture] = {}
     for sample in (samples := list(samples)):
-        of_world[sample.window.world].append(sample)
+        if isinstance(sample, Example):
+            files |= {path: Picture.of(read_image(path)) for path in sample.images if path not in files}
+        else:
+            of_world[sample.window.world].append(sample)
     drawn: dict[int, Picture] = {}
     for world, theirs in of_world.items():
         drawn |= {key: Picture.of(frame) for key, frame in draw_images(world, theirs).items()}
-    return [[drawn[id(snapshot)] for snapshot in sample.images] for sample in samples]
+    return [
+        [files[path] for path in sample.images]
+        if isinstance(sample, Example)
+        else [drawn[id(snapshot)] for snapshot in sample.images]
+        for sample in samples
+    ]
 
 
 def token_weights(answers: Iterable[NDArray[np.int64]], vocabulary: int, balance: float) -> NDArray[np.float64]:
@@ -47,7 +59,7 @@ def token_weights(answers: Iterable[NDArray[np.int64]], vocabulary: int, balance
     return weights * counts.sum() / (counts * weights).sum()
 
 
-def answer_weights(chat: Chat, stream: ClozeStream, balance: float) -> NDArray[np.float64]:
+def answer_weights(chat: Chat, stream: ClozeStream | TrainingStream, balance: float) -> NDArray[np.float64]:
     """The token weights of a stream, from the answers of its first groups."""
     groups = map(stream.group, range(GROUPS_COUNTED))
     answers = (chat.answer_tokens(sample.answer) for group in groups for sample in group.samples)
@@ -60,7 +72,7 @@ class Batcher:
     Args:
         chat: the policy's prompts.
         weights: (vocabulary,) loss weight per answer token; see :func:`token_weights`.
-        cells: the (world, cloze) pairs that metrics are kept for, in order.
+        cells: the (world, cloze) or (``questions``, task) pairs that metrics are kept for, in order.
     """
 
     def __init__(self, chat: Chat, weights: NDArray[np.float64], cells: Sequence[tuple[str, str]]):
@@ -77,7 +89,7 @@ class Batcher:
         weights = [self._weights(row, group) for row, group in zip(rows, groups, strict=True)]
         cells = [self._cells(row, group) for row, group in zip(rows, groups, strict=True)]
         if not any(row.pictures for row in rows):
-            rows.append(self._dummy(groups[0].samples[0]))
+            rows.append(self._dummy(next(sample for sample in samples if isinstance(sample, Sample))))
             weights.append(np.zeros(0))
             cells.append(np.zeros(0, dtype=np.int64))
         images = self.chat.image_tensors(distinct_pictures(rows))
@@ -93,10 +105,10 @@ class Batcher:
         return np.asarray(group.weights)[row.sample] * self.weights[row.targets]
 
     def _cells(self, row: Row, group: Group) -> NDArray[np.int64]:
-        cells = [self._cell[sample.window.world, sample.name] for sample in group.samples]
+        cells = [self._cell[sample.cell] for sample in group.samples]
         return np.asarray(cells, dtype=np.int64)[row.sample]
 
 
-def encode_all(chat: Chat, samples: Sequence[Sample]) -> list[Encoded]:
-    """Samples as tokens, their images drawn from their own snapshots."""
+def encode_all(chat: Chat, samples: Sequence[Sample | Example]) -> list[Encoded]:
+    """Samples as tokens, their images drawn from their own snapshots or read."""
     return [chat.encode(sample, pictures) for sample, pictures in zip(samples, draw(samples), strict=True)]

@@ -20,6 +20,7 @@ from PIL import Image
 
 from vagen.cloze.build import describe_notation
 from vagen.cloze.sample import Sample
+from vagen.data.examples import Example
 from vagen.data.stream import recall
 from vagen.policy.policy import ModelError, Policy
 from worlds import Frame
@@ -79,9 +80,10 @@ class Chat:
         """The conversation of a sample in the form of ``transformers`` chat templates."""
         return conversation(sample, self.policy.format.explain, answer)
 
-    def encode(self, sample: Sample, pictures: Sequence[Picture]) -> Encoded:
+    def encode(self, sample: Sample | Example, pictures: Sequence[Picture]) -> Encoded:
         """The tokens of a sample whose images are ``pictures``, in order."""
-        return Encoded(self.prompt(sample, pictures), self.answer_tokens(sample.answer), tuple(pictures))
+        prompt = self.ask(sample.question, pictures) if isinstance(sample, Example) else self.prompt(sample, pictures)
+        return Encoded(prompt, self.answer_tokens(sample.answer), tuple(pictures))
 
     def prompt(self, sample: Sample, pictures: Sequence[Picture]) -> Prompt:
         """The tokens of a sample's prompt, up to where the answer begins."""
@@ -104,7 +106,9 @@ class Chat:
             raise ModelError(f"a question contains {token!r}, which {self.policy.name} takes for an image")
         content: list[dict[str, Any]] = [{"type": "image"} for _ in pictures]
         content.append({"type": "text", "text": question})
-        return self._make_prompt(self._render([{"role": "user", "content": content}]), pictures)
+        messages = [{"role": "user", "content": content}]
+        key = (None, question, tuple(picture.pixels.shape for picture in pictures))
+        return recall(self._prompts, key, lambda: self._make_prompt(self._render(messages), pictures), PROMPTS_KEPT)
 
     def answer_tokens(self, answer: str) -> NDArray[np.int64]:
         """The tokens of an answer and of the end of its turn, exactly as generation would have to produce them."""

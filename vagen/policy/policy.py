@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import importlib.util
 import json
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, Literal
@@ -95,11 +96,16 @@ class Policy:
             write_json(temporary / FORMAT_FILE, asdict(self.format))
 
 
-def create(config: Model, form: ClozeFormat, seed: int, dtype: torch.dtype = torch.float32) -> Policy:
+def create(
+    config: Model, form: ClozeFormat, seed: int, dtype: torch.dtype = torch.float32, words: Sequence[str] = ()
+) -> Policy:
     """The policy a configuration asks for, ready to train on packed rows.
 
     Loaded from a path, else the tiny default for ``form.worlds``; with adapters and frozen parts as configured. Made
     on the CPU.
+
+    Args:
+        words: what a tiny model's tokenizer is to know beside the words of its worlds.
 
     Raises:
         ModelError: the model cannot be loaded, or not trained as configured.
@@ -107,7 +113,7 @@ def create(config: Model, form: ClozeFormat, seed: int, dtype: torch.dtype = tor
     if config.path is not None:
         policy = load(config.path, dtype, "sdpa", config.trust_remote_code, form)
     else:
-        model, processor = tiny.build(config.tiny, form.worlds, seed)
+        model, processor = tiny.build(config.tiny, form.worlds, seed, words)
         policy = Policy(f"tiny-{config.tiny.architecture}", model.to(dtype), processor, form)
     set_attention(policy.model, choose_attention(config.attention, best_device(), policy.model, packed=True))
     with torch.random.fork_rng(devices=[]):

@@ -66,17 +66,20 @@ _TEMPLATE = (
 )
 
 
-def build(config: Tiny, worlds: Iterable[str], seed: int) -> tuple[Any, Any]:
+def build(config: Tiny, worlds: Iterable[str], seed: int, more_words: Iterable[str] = ()) -> tuple[Any, Any]:
     """A tiny model and its processor, whose tokenizer knows the words of ``worlds`` as whole tokens.
 
     Deterministic by ``seed``.
+
+    Args:
+        more_words: other words that are to be whole tokens, as far as the vocabulary has room.
     """
     make_model = {"idefics3": _idefics3, "llava": _llava, "qwen2_5_vl": _qwen2_5_vl, "qwen3_vl": _qwen3_vl}[
         config.architecture
     ]
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
-        model, processor = make_model(config, words(worlds))
+        model, processor = make_model(config, list(dict.fromkeys([*words(worlds), *more_words])))
         _spread_positions(model, config.position_std)
     # Greedy by default; the model says itself where answers end.
     model.generation_config.do_sample = False

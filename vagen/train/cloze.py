@@ -16,7 +16,7 @@ from torch.utils.data import DataLoader, IterableDataset, get_worker_info
 
 from vagen.config import Config, ConfigError, save
 from vagen.data.asked import asked
-from vagen.data.stream import ClozeStream
+from vagen.data.questions import TrainingStream
 from vagen.policy.batches import Batcher, answer_weights
 from vagen.policy.chat import Chat
 from vagen.policy.packing import Batch
@@ -47,7 +47,7 @@ from vagen.train.run import (
 )
 from vagen.train.signals import StopRequest, ignore_stopping
 
-Cell = tuple[str, str]  # a world and a cloze
+Cell = tuple[str, str]  # a world and a cloze, or questions and a task
 
 
 @dataclass(frozen=True)
@@ -107,7 +107,7 @@ def train(config: Config, start: Start = "new", make_validate: MakeValidate | No
             if start == "resume":
                 save(config, output / CONFIG)
             else:
-                begin(config, stream.digests())
+                begin(config, stream.digests)
         barrier()
         id = await_id(output)
         if largest(number_of(id)) != number_of(id):
@@ -117,9 +117,9 @@ def train(config: Config, start: Start = "new", make_validate: MakeValidate | No
             checkpoints.clean()
         seed_random(config.seed)
         dtype = torch.bfloat16 if config.train.precision == "bf16" else torch.float32
-        policy = create(config.model, cloze_format(config, stream), config.seed, dtype)
+        policy = create(config.model, cloze_format(config, stream), config.seed, dtype, stream.words)
         policy.model.train()
-        cells = [(world, cloze) for world in stream.worlds for cloze in stream.patterns]
+        cells = stream.cells
         chat = Chat(policy)
         batcher = Batcher(chat, answer_weights(chat, stream, config.train.balance), cells)
         validation = _Validation(config, stream, make_validate, chat, rank, ranks)
@@ -136,7 +136,7 @@ def train(config: Config, start: Start = "new", make_validate: MakeValidate | No
         if rank == 0:
             if start == "resume":
                 print(f"vagen: {output} {_goes_on(done, config.train.steps)}", file=sys.stderr, flush=True)
-            for line in asked(stream):
+            for line in asked(stream.clozes) if stream.clozes else ():
                 print(f"vagen: asks about {line}", file=sys.stderr, flush=True)
             environment.record(output, done, ranks)
             metrics = Metrics(output, done, config.train.steps, start_reporters(config, id, done))
@@ -208,7 +208,7 @@ def _agree(stop: StopRequest) -> signal.Signals | None:
 class _Steps(IterableDataset):
     """The micro-batches of each step for one rank; with workers, step n is made by worker n modulo their number."""
 
-    def __init__(self, stream: ClozeStream, batcher: Batcher, config: Config, rank: int, ranks: int, start: int):
+    def __init__(self, stream: TrainingStream, batcher: Batcher, config: Config, rank: int, ranks: int, start: int):
         self.stream, self.batcher = stream, batcher
         self.train = config.train
         self.rank, self.ranks, self.start = rank, ranks, start
@@ -228,7 +228,7 @@ class _Validation:
     def __init__(
         self,
         config: Config,
-        stream: ClozeStream,
+        stream: TrainingStream,
         make: MakeValidate | None,
         chat: Chat,
         rank: int,

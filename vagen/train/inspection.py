@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
+from vagen.cloze.sample import Sample
 from vagen.config import Config
+from vagen.data.examples import Example
 from vagen.files import ensure_folder
 from vagen.policy.batches import answer_weights, encode_all
 from vagen.policy.chat import Chat
@@ -24,7 +27,7 @@ def inspect_group(config: Config, number: int, output: Path | None = None) -> st
         output: a folder that gets the row's images as PNG files.
     """
     stream = open_stream(config)
-    chat = Chat(create(config.model, cloze_format(config, stream), config.seed))
+    chat = Chat(create(config.model, cloze_format(config, stream), config.seed, words=stream.words))
     group = stream.group(number)
     row = pack(encode_all(chat, group.samples))
     weights = answer_weights(chat, stream, config.train.balance)[row.targets] * np.asarray(group.weights)[row.sample]
@@ -32,9 +35,9 @@ def inspect_group(config: Config, number: int, output: Path | None = None) -> st
         ensure_folder(output)
         for index, picture in enumerate(row.pictures):
             Image.fromarray(picture.pixels).save(output / f"image-{index}.png")
-    lines = [f"group {number}: {len(group.samples)} clozes about one window of {group.samples[0].window.world}", ""]
+    lines = [_heading(number, group.samples), ""]
     for index, sample in enumerate(group.samples):
-        lines.append(f"cloze {index}  {sample.name}  {sample.pattern}  weight {group.weights[index]:g}")
+        lines.append(f"{_what(sample, index)}  weight {group.weights[index]:g}")
         lines.append(f"    question {sample.question!r}  images {len(sample.images)}")
         chosen = row.sample == index
         lines.append(f"    trained  {_trained(chat, row.targets[chosen], weights[chosen])}")
@@ -45,6 +48,19 @@ def inspect_group(config: Config, number: int, output: Path | None = None) -> st
         "",
     ]
     return "\n".join(lines + _segments(chat, row))
+
+
+def _heading(number: int, samples: Sequence[Sample | Example]) -> str:
+    first = samples[0]
+    if isinstance(first, Example):
+        return f"group {number}: {len(samples)} questions about {len(first.images)} images"
+    return f"group {number}: {len(samples)} clozes about one window of {first.window.world}"
+
+
+def _what(sample: Sample | Example, index: int) -> str:
+    if isinstance(sample, Example):
+        return f"question {index}  {sample.task}"
+    return f"cloze {index}  {sample.name}  {sample.pattern}"
 
 
 def _trained(chat: Chat, targets: NDArray[np.int64], weights: NDArray[np.float64]) -> str:

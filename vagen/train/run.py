@@ -16,6 +16,8 @@ from pydantic import BaseModel, Field, ValidationError
 
 from vagen.cloze.sample import simulator
 from vagen.config import Config, ConfigError, Section, Train, load, save
+from vagen.data.examples import read_image
+from vagen.data.questions import QuestionStream, TrainingStream
 from vagen.data.stream import ClozeStream
 from vagen.files import ensure_folder, write_json
 from vagen.policy.policy import ClozeFormat, ModelError, check_path
@@ -48,7 +50,7 @@ MAY_CHANGE = (
 )
 
 
-def prepare(config: Config, ranks: int, start: Start) -> ClozeStream:
+def prepare(config: Config, ranks: int, start: Start) -> TrainingStream:
     """Check everything that can be wrong with a run's inputs before anything starts; returns its data.
 
     Args:
@@ -73,15 +75,21 @@ def prepare(config: Config, ranks: int, start: Start) -> ClozeStream:
     return stream
 
 
-def open_stream(config: Config) -> ClozeStream:
+def open_stream(config: Config) -> TrainingStream:
     """The data of a run, checked against its model."""
     length = config.train.steps * config.train.rows
-    stream = ClozeStream(config.shards, config.clozes, config.seed, config.mixture, length, config.data)
+    clozes = questions = None
+    if config.questions.files:
+        questions = QuestionStream(config.questions, config.seed)
+    if config.shards or questions is None:
+        clozes = ClozeStream(config.shards, config.clozes, config.seed, config.mixture, length, config.data)
+    elif config.train.validation.every:
+        raise ConfigError("train.validation asks clozes, and there are no shards: set train.validation.every=0")
+    stream = TrainingStream(clozes, questions, config.questions.weight, length)
     if config.model.path is not None:
         check_path(config.model.path)
     else:
-        for world in stream.worlds:
-            _check_size(world, config.model.tiny.image_size)
+        _check_sizes(stream, config.model.tiny.image_size)
     return stream
 
 
@@ -117,20 +125,27 @@ def _check_cpu_adam(config: Config) -> None:
             )
 
 
-def _check_size(world: str, size: int) -> None:
-    """Refuse a world whose frames the tiny model's processor would have to resize."""
-    height, width, _ = simulator(world).observation_space.shape or (0, 0, 0)
-    if {height, width} != {size}:
-        raise ModelError(
-            f"world {world!r} draws {width}x{height} pixels and the tiny model sees {size}x{size}: set "
-            f"--model.tiny.image_size, and train worlds of one size together"
-        )
+def _check_sizes(stream: TrainingStream, size: int) -> None:
+    """Refuse frames and images that the tiny model's processor would have to resize."""
+    shapes = {
+        f"world {world!r} draws": simulator(world).observation_space.shape or (0, 0, 0) for world in stream.worlds
+    }
+    if stream.questions is not None:
+        file = stream.questions.first_image()
+        shapes[f"image {file} has"] = read_image(file).shape
+    for what, shape in shapes.items():
+        height, width = shape[:2]
+        if {height, width} != {size}:
+            raise ModelError(
+                f"{what} {width}x{height} pixels and the tiny model sees {size}x{size}: set --model.tiny.image_size, "
+                "and train images of one size together"
+            )
 
 
-def cloze_format(config: Config, stream: ClozeStream) -> ClozeFormat:
+def cloze_format(config: Config, stream: TrainingStream) -> ClozeFormat:
     """How a run writes its clozes."""
     clozes = config.clozes
-    return ClozeFormat(clozes.representation, clozes.explain, stream.worlds, tuple(clozes.weights))
+    return ClozeFormat(clozes.representation, clozes.explain, stream.worlds, tuple(stream.patterns))
 
 
 # ----------------------------------------------------------------------------------------------- the folder of a run
@@ -139,19 +154,18 @@ def cloze_format(config: Config, stream: ClozeStream) -> ClozeFormat:
 class _Identity(BaseModel):
     """``run.json``: by its id a checkpoint knows the run it belongs to.
 
-    ``data`` has what the run began with: the digest of every folder of shards, by its address; None in runs of
-    earlier versions.
+    ``data`` has what the run began with: the digest of every folder of shards and file of questions, by its address.
     """
 
     id: Annotated[str, Field(pattern="^[0-9a-f]{32}$")]
-    data: dict[str, str] | None = None
+    data: dict[str, str]
 
 
 def begin(config: Config, data: Mapping[str, str]) -> None:
     """Turn the output into the folder of a new run: whatever an earlier one left is removed.
 
     Args:
-        data: digests of its folders of shards, by address; see :meth:`vagen.data.stream.ClozeStream.digests`.
+        data: digests of what it trains on; see :attr:`vagen.data.questions.TrainingStream.digests`.
     """
     output = Path(config.output)
     (output / RUN).unlink(missing_ok=True)  # first: a folder is a run while it has this, and the rest with it
@@ -257,12 +271,12 @@ def _check_unchanged(config: Config, path: Path) -> None:
         )
 
 
-def _check_same_data(stream: ClozeStream, run: Path) -> None:
-    before, now = _identity(run).data, stream.digests()
-    if before is not None and before != now:
+def _check_same_data(stream: TrainingStream, run: Path) -> None:
+    before, now = _identity(run).data, stream.digests
+    if before != now:
         changed = [address for address in {**before, **now} if before.get(address) != now.get(address)]
         raise ConfigError(
-            f"--resume goes on with the data that {run} began with, and these shards have changed since: "
+            f"--resume goes on with the data that {run} began with, and these have changed since: "
             f"{', '.join(changed)}; bring them back, or start another run"
         )
 
