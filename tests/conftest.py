@@ -1,9 +1,12 @@
 """Fixtures that several folders of tests share."""
 
+import importlib.util
 import os
+import sys
 from collections.abc import Callable
 from functools import cache
 from pathlib import Path
+from types import ModuleType
 
 # One thread, and threads that wait do not spin: the machine may be busy. Read when torch is imported.
 os.environ.setdefault("OMP_NUM_THREADS", "1")
@@ -16,6 +19,23 @@ SMALL_WORLDS = ("frozenlake-4x4", "sokoban-6x6", "minigrid-rooms-6x6")
 
 hypothesis.settings.register_profile("repeatable", deadline=None, derandomize=True)
 hypothesis.settings.load_profile("repeatable")
+
+
+@pytest.fixture(scope="session")
+def script() -> Callable[[str], ModuleType]:
+    """``script(name)``: ``scripts/<name>.py`` as a module."""
+
+    @cache
+    def load(name: str) -> ModuleType:
+        path = Path(__file__).parents[1] / "scripts" / f"{name}.py"
+        spec = importlib.util.spec_from_file_location(f"script_{name}", path)
+        assert spec is not None, path
+        assert spec.loader is not None, path
+        module = sys.modules[spec.name] = importlib.util.module_from_spec(spec)  # dataclasses look themselves up
+        spec.loader.exec_module(module)
+        return module
+
+    return load
 
 
 @pytest.fixture(scope="session")

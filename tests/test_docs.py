@@ -27,7 +27,8 @@ def test_commands_are_understood(page):
     for command in commands(page):
         words = shlex.split(command, comments=True)[1:]
         parsed, rest = _parser().parse_known_args(words)
-        load(None, _overrides(rest, allowed=parsed.configurable))
+        config = ROOT / (getattr(parsed, "config", None) or "none")
+        load(config if config.is_file() else None, _overrides(rest, allowed=parsed.configurable))
 
 
 def test_some_commands_are_documented():

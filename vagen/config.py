@@ -157,7 +157,18 @@ class Model(Section):
         default=False,
         description="compute activations twice instead of keeping them: less memory, about a third slower",
     )
+    images: dict[str, Any] = Field(
+        default={},
+        description="settings of the image processor in place of those in the files of path, such as "
+        "{size: {longest_edge: 384}}; saved with the model",
+    )
     trust_remote_code: bool = False
+
+    @model_validator(mode="after")
+    def _images_fit(self) -> Self:
+        if self.images and self.path is None:
+            raise ValueError("images changes the image processor of path, which is not set: see tiny.image_size")
+        return self
 
 
 class Sampling(Section):

@@ -16,6 +16,9 @@ through an entry point of the group ``vagen.worlds`` that names a function which
 The function is called once, when worlds are listed or an id is asked for that is not one of ours. Whole collections
 (every environment of a package) register with ``register_family``. ``worlds.testing.check_world`` checks a world.
 
+``make("sokoban-6x6@28")`` is the world ``sokoban-6x6`` drawn with tiles of 28 px: any world whose constructor takes
+``tile_size`` can be drawn to the measure of a model's vision patches.
+
 This module knows nothing about text, models or training.
 """
 
@@ -23,6 +26,7 @@ from __future__ import annotations
 
 import hashlib
 import importlib
+import inspect
 import json
 from abc import abstractmethod
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
@@ -42,6 +46,7 @@ Split = Literal["train", "val", "test"]
 SPLITS: tuple[Split, ...] = get_args(Split)
 SPLIT_SHARES: Mapping[Split, float] = {"train": 0.8, "val": 0.1, "test": 0.1}
 MAX_LAYOUT_TRIES = 1000
+MAX_TILE_SIZE = 256  # px
 MIN_LAYOUTS = 100  # fewer layouts carry no claim about layouts that were not trained on
 SURE_DRAWS = 40  # this many different layouts in a row come of a world with many more
 
@@ -331,6 +336,8 @@ def register(id: str, entry: str, **kwargs: Any) -> None:
     """Make ``make(id)`` work. The entry is imported only when a world is made."""
     if id in _REGISTRY:
         raise WorldError(f"world {id!r} is registered twice")
+    if "@" in id:
+        raise WorldError(f"world {id!r} has an @ in its id, after which comes the size of tiles; choose another")
     _REGISTRY[id] = WorldSpec(id, entry, kwargs)
 
 
@@ -352,7 +359,7 @@ def registered() -> tuple[str, ...]:
 
 
 def available() -> tuple[str, ...]:
-    """Every id that ``make`` accepts: the registered ones and those of families, sorted."""
+    """Every id that ``make`` accepts, sizes of tiles aside: the registered ones and those of families, sorted."""
     return tuple(sorted({*registered(), *(id for prefix in _FAMILIES for id in _family(prefix).worlds)}))
 
 
@@ -368,7 +375,7 @@ def is_available(id: str) -> bool:
 
 
 def make(id: str) -> World:
-    """A new world by its id.
+    """A new world by its id, which may end with the size of its tiles in px: ``sokoban-6x6@28``.
 
     Raises:
         WorldError: no world has this id, and the message names the nearest one; or it does not work, and why.
@@ -376,10 +383,24 @@ def make(id: str) -> World:
     spec = _find(id)
     if spec is None:
         raise WorldError(_unknown(id))
-    return _load(spec.entry)(id=id, **spec.kwargs)
+    entry = _load(spec.entry)
+    if "@" in id and "tile_size" not in inspect.signature(entry).parameters:
+        raise WorldError(f"world {id}: {id.partition('@')[0]} is drawn in one size only; leave out @ and what follows")
+    return entry(id=id, **spec.kwargs)
 
 
 def _find(id: str) -> WorldSpec | None:
+    """How to build a world; ``None`` where there is none of this id."""
+    name, at, size = id.partition("@")
+    if not at:
+        return _find_unsized(id)
+    spec = _find_unsized(name)
+    if spec is None or not (size.isascii() and size.isdecimal() and 0 < int(size) <= MAX_TILE_SIZE):
+        return None
+    return WorldSpec(id, spec.entry, {**spec.kwargs, "tile_size": int(size)})
+
+
+def _find_unsized(id: str) -> WorldSpec | None:
     if id not in _REGISTRY:
         _load_plugins()
     if id in _REGISTRY:
@@ -390,9 +411,12 @@ def _find(id: str) -> WorldSpec | None:
 def _unknown(id: str) -> str:
     prefix = next((prefix for prefix in _FAMILIES if id.startswith(prefix)), None)
     family = _family(prefix) if prefix is not None else Family({})
-    if id in family.unsupported:
-        return f"world {id!r} does not work: {family.unsupported[id]}"
-    near = get_close_matches(id, [*_REGISTRY, *family.worlds], n=1, cutoff=0.4)
+    name, at, size = id.partition("@")
+    if name in family.unsupported:
+        return f"world {id!r} does not work: {family.unsupported[name]}"
+    if at and _find_unsized(name):
+        return f"world {id!r}: after @ comes the size of its tiles in px, at most {MAX_TILE_SIZE}; not {size!r}"
+    near = get_close_matches(name, [*_REGISTRY, *family.worlds], n=1, cutoff=0.4)
     return f"unknown world {id!r}: " + (f"did you mean {near[0]!r}?" if near else "`vagen worlds` lists them")
 
 

@@ -769,7 +769,7 @@ def _view_words(facts: Facts, size: int) -> list[str] | None:
 # -------------------------------------------------------------------------------------------------------- any of them
 
 
-def world(id: str, env_id: str, partial: bool = False, **kwargs: Any) -> MiniGrid:
+def world(id: str, env_id: str, partial: bool = False, tile_size: int = 8, **kwargs: Any) -> MiniGrid:
     """A world of any MiniGrid environment, seen whole or ``partial``; other settings as for :class:`MiniGrid`."""
     own_rules = getattr(_class_of(gymnasium.spec(env_id)), "step", None) is not MiniGridEnv.step
     kinds = {
@@ -778,4 +778,4 @@ def world(id: str, env_id: str, partial: bool = False, **kwargs: Any) -> MiniGri
         (True, False): Egocentric,
         (True, True): EgocentricReplayed,
     }
-    return kinds[partial, own_rules](id, env_id, **kwargs)
+    return kinds[partial, own_rules](id, env_id, tile_size, **kwargs)

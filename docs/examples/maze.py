@@ -23,8 +23,8 @@ class Maze(BoardWorld):
         "Success is to reach the flag."
     )
 
-    def __init__(self, id: str, size: int = 6) -> None:
-        super().__init__(id, size=size, tile_size=8, actions=("up", "down", "left", "right"), max_steps=60)
+    def __init__(self, id: str, size: int = 6, tile_size: int = 8) -> None:
+        super().__init__(id, size=size, tile_size=tile_size, actions=("up", "down", "left", "right"), max_steps=60)
 
     def generate(self, rng: random.Random) -> Board:
         while True:

@@ -2,7 +2,6 @@
 
 import json
 import math
-import multiprocessing
 import os
 import random
 import shutil
@@ -11,7 +10,6 @@ import subprocess
 import sys
 import time
 from collections import Counter
-from collections.abc import Callable
 from pathlib import Path
 from unittest import mock
 
@@ -20,14 +18,13 @@ import pytest
 import torch
 import yaml
 
-import vagen.cli
 from vagen.config import Collect, Config, ConfigError, load
 from vagen.data.shards import read_manifest
 from vagen.rollout.collect import collect
 from vagen.train import checkpoints as module
 from vagen.train import cloze as loop
 from vagen.train.checkpoints import Checkpoints, random_states, restore_random_states, seed_random
-from vagen.train.run import begin, changed_keys, held, known_id, prepare, step_of
+from vagen.train.run import begin, changed_keys, held, known_id, prepare
 
 ROOT = Path(__file__).parents[2]
 slow = pytest.mark.slow
@@ -145,91 +142,29 @@ class Command:
         self._process.communicate(timeout=300)
 
 
-class Fork:
-    """The same without its seconds of imports: a process forked from one that has made them."""
-
-    context = multiprocessing.get_context("forkserver")
-    context.set_forkserver_preload(["vagen.cli", "vagen.train.cloze", "vagen.evaluate.validation"])
-
-    def __init__(self, arguments: list[str]):
-        with mock.patch.dict(os.environ, without_launcher(), clear=True):
-            self._process = self.context.Process(target=vagen.cli.main, args=(arguments,))
-            self._process.start()
-
-    def running(self) -> bool:
-        return self._process.is_alive()
-
-    def send(self, number: int) -> None:
-        os.kill(self._process.pid, number)
-
-    def wait(self) -> None:
-        self._process.join(300)
-
-
-def starts_of(run: Path) -> int:
-    """How many starts of the training have come to its loop."""
-    path = run / "environment.json"
-    return len(json.loads(path.read_text())) if path.is_file() else 0
-
-
-def reports_of(run: Path) -> int:
-    path = run / "metrics.jsonl"
-    return path.read_text().count("\n") if path.is_file() else 0
-
-
-def kill_at_a_random_moment(process, run: Path, starts: int, generator: random.Random) -> str:
-    """Kill a training: while it starts, after some steps, or while it writes a checkpoint; returns which.
-
-    Args:
-        starts: how many came to their loop before this one.
-    """
-    folder = run / "checkpoints"
-    aim = generator.choice(["start", "step", "step", "checkpoint", "checkpoint", "checkpoint"])
-    deadline = time.monotonic() + generator.uniform(0, 2)
-    while process.running() and starts_of(run) == starts and not (aim == "start" and time.monotonic() > deadline):
-        time.sleep(0.01)
-    if starts_of(run) > starts:
-        goal = reports_of(run) + generator.randrange(1, 9)
-        while process.running() and reports_of(run) < goal:
-            time.sleep(0.002)
-        while aim == "checkpoint" and process.running() and not any(folder.glob(".*.part")):
-            pass
-        time.sleep(generator.uniform(0, 0.05))
-    assert process.running(), "it ended before it was killed"
-    process.send(signal.SIGKILL)
-    process.wait()
-    if starts_of(run) == starts:
-        return "start"
-    return "checkpoint" if any(folder.glob(".*.part")) else "step"
-
-
 @pytest.mark.parametrize(
     ("start", "kills", "steps", "workers"),
     [
-        pytest.param(Fork, 3, 40, 0, id="3 kills"),
+        pytest.param(None, 3, 40, 0, id="3 kills"),
         pytest.param(Command, 32, 300, 1, id="32 kills of the real command", marks=slow),
     ],
 )
-def test_killed_runs_go_on_as_if_nothing_had_happened(values, tmp_path, start: Callable, kills, steps, workers):
+def test_killed_runs_go_on_as_if_nothing_had_happened(script, values, tmp_path, start, kills, steps, workers):
+    """By ``start``, or forked from a process that has made the imports."""
+    start = start or script("kills").Fork
     train = {"steps": steps, "checkpoint_every": 3, "rows": 2, "micro_rows": 1, "workers": workers}
     configs = {}
     for name in ("whole", "killed"):
         configs[name] = tmp_path / f"{name}.yaml"
         configs[name].write_text(yaml.safe_dump(values(tmp_path / name, train=train)))
-    uninterrupted = start(["train", "--config", str(configs["whole"])])
-    uninterrupted.wait()
-    run, generator, resume = tmp_path / "killed", random.Random(steps), []
-    killed, gone_on_from = Counter(), set()
-    while killed.total() < kills:
-        process = start(["train", "--config", str(configs["killed"]), *resume])
-        killed[kill_at_a_random_moment(process, run, starts_of(run), generator)] += 1
-        resume = ["--resume"] if (run / "run.json").exists() else []
-        gone_on_from.add(
-            max((step_of(path.parent) for path in run.glob("checkpoints/step-*/manifest.json")), default=0)
-        )
-    process = start(["train", "--config", str(configs["killed"]), "--resume"])
-    process.wait()
-    print(f"killed: {dict(killed)}; gone on from the checkpoints of steps {sorted(gone_on_from)} of {steps}")
+    with mock.patch.dict(os.environ, without_launcher(), clear=True):
+        uninterrupted = start(["train", "--config", str(configs["whole"])])
+        uninterrupted.wait()
+    run = tmp_path / "killed"
+    with mock.patch.dict(os.environ, without_launcher(), clear=True):
+        made = script("kills").kill_often(start, configs["killed"], run, kills, random.Random(steps))
+    killed = Counter(kill.moment for kill in made)
+    gone_on_from = {kill.checkpoint for kill in made}
     assert killed["checkpoint"] >= kills // 4, f"too few kills came while a checkpoint was written: {killed}"
     assert len(gone_on_from - {0}) >= kills // 3, "the kills came all at the same place"
     assert [step for step, _ in losses_of(run)] == list(range(1, steps + 1))

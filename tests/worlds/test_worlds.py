@@ -218,5 +218,34 @@ def test_unknown_worlds_name_the_nearest():
         worlds.make("sokoban-6x7")
 
 
+@pytest.mark.parametrize("id", ["sokoban-6x6", "minigrid-rooms-6x6", "babyai/GoToRedBallGrey-v0/partial"])
+def test_a_world_in_other_sizes_is_the_same_world(id):
+    """Episodes, splits and texts stay; only the pictures grow, to what was asked for."""
+    plain, large = worlds.make(id), worlds.make(f"{id}@28")
+    for seed in range(3):
+        for world in (plain, large):
+            world.reset(seed=seed, options={"split": "val"})
+        assert large.state() == plain.state()
+        assert large.render().shape == large.observation_space.shape
+        assert [size * 8 for size in large.render().shape[:2]] == [size * 28 for size in plain.render().shape[:2]]
+    assert (large.rules, large.schema) == (plain.rules, plain.schema)
+    check_world(lambda: worlds.make(f"{id}@28"))
+
+
+@pytest.mark.parametrize(
+    ("id", "complaint"),
+    [
+        ("sokoban-6x6@", "size of its tiles in px"),
+        ("sokoban-6x6@big", "'big'"),
+        ("sokoban-6x6@4", "at least 8 px"),
+        ("sokoban-6x6@9999", "at most 256"),
+        ("sokoban-6x7@28", "did you mean 'sokoban-6x6'"),
+    ],
+)
+def test_sizes_that_are_none_are_refused(id, complaint):
+    with pytest.raises(WorldError, match=complaint):
+        worlds.make(id)
+
+
 if __name__ == "__main__":
     print(digest_of_rollouts())

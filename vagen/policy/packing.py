@@ -296,7 +296,7 @@ def share_features(outputs: Any, batch: Batch) -> Any:
 
     Args:
         outputs: what a model's ``get_image_features`` returns: ``pooler_output`` and, for models with DeepStack
-            (Meng et al. 2024), ``deepstack_features`` per depth, each a sequence of (tokens of an image, D).
+            (Meng et al. 2024), ``deepstack_features`` per depth, each (tokens, D), whole or by image.
     """
     outputs.pooler_output = _gather(outputs.pooler_output, batch.features)
     if hasattr(outputs, "deepstack_features"):
@@ -304,5 +304,8 @@ def share_features(outputs: Any, batch: Batch) -> Any:
     return outputs
 
 
-def _gather(parts: Sequence[torch.Tensor], index: torch.Tensor) -> tuple[torch.Tensor]:
+def _gather(parts: torch.Tensor | Sequence[torch.Tensor], index: torch.Tensor) -> torch.Tensor | tuple[torch.Tensor]:
+    """Rows of all parts counted through; in the form they came, which differs between versions of transformers."""
+    if isinstance(parts, torch.Tensor) and parts.ndim == 2:
+        return parts[index]
     return (torch.cat(tuple(parts))[index],)

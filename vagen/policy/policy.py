@@ -5,8 +5,9 @@ from __future__ import annotations
 import hashlib
 import importlib.util
 import json
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
+from difflib import get_close_matches
 from pathlib import Path
 from typing import Any, Literal
 
@@ -112,6 +113,7 @@ def create(
     """
     if config.path is not None:
         policy = load(config.path, dtype, "sdpa", config.trust_remote_code, form)
+        adjust_images(policy.processor, config.images)
     else:
         model, processor = tiny.build(config.tiny, form.worlds, seed, words)
         policy = Policy(f"tiny-{config.tiny.architecture}", model.to(dtype), processor, form)
@@ -120,6 +122,27 @@ def create(
         torch.manual_seed(seed)  # adapters begin at random
         prepare_training(policy.model, config)
     return policy
+
+
+def adjust_images(processor: Any, settings: Mapping[str, Any]) -> None:
+    """Change settings of a processor's image half, such as the sizes that images are brought to.
+
+    Raises:
+        ModelError: it has no setting of a name, or cannot take its value.
+    """
+    if not settings:
+        return
+    images = processor.image_processor
+    known = images.to_dict()
+    for name in settings:
+        if name not in known:
+            near = get_close_matches(name, known, n=1, cutoff=0.4)
+            hint = f"did you mean {near[0]!r}?" if near else f"it has {', '.join(known)}"
+            raise ModelError(f"model.images: {type(images).__name__} has no setting {name!r}; {hint}")
+    try:
+        processor.image_processor = type(images).from_dict({**known, **settings})
+    except (TypeError, ValueError) as error:
+        raise ModelError(f"model.images: {type(images).__name__} does not take {dict(settings)} ({error})") from None
 
 
 def weights_digest(folder: Path) -> str | None:
