@@ -177,6 +177,11 @@ class Clozes(Section):
         "weight] with straight lines between; not asked where it is 0",
     )
     representation: Representation = "grid"
+    history: NonNegativeInt = Field(
+        default=0,
+        description="images of a trajectory that may come before a cloze's own; a group then asks its clozes after "
+        "each of its images. Clozes that show images out of their order are asked without",
+    )
     imagined: NonNegativeInt = Field(
         default=1,
         description="about how many actions not taken dynamics are asked too (inverse dynamics: none or all of them)",

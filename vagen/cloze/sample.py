@@ -63,6 +63,11 @@ class Sample:
     def world(self) -> World:
         return simulator(self.window.world)
 
+    @property
+    def own_window(self) -> Trajectory:
+        """The window without the history that is only shown."""
+        return window_at(self.window, self.pattern.history, len(self.window) - self.pattern.history)
+
     def trajectory(self, primed: bool) -> Trajectory:
         """The window, or the counterfactual branch."""
         if not primed:

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 import torch
-from pydantic import TypeAdapter, ValidationError
+from pydantic import NonNegativeInt, TypeAdapter, ValidationError
 from safetensors import SafetensorError
 from transformers import AutoModelForImageTextToText, AutoProcessor
 
@@ -43,12 +43,14 @@ class ClozeFormat:
         explain: whether a system message gives the world's rules and the notation.
         worlds: what it was trained on.
         clozes: what it was trained with.
+        history: how many images of its trajectory came before a cloze's own, at most.
     """
 
     representation: Representation = "natural"
     explain: bool = True
     worlds: tuple[str, ...] = ()
     clozes: tuple[str, ...] = ()
+    history: NonNegativeInt = 0
 
 
 _FORMAT = TypeAdapter(ClozeFormat)

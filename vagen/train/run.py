@@ -129,7 +129,7 @@ def _check_size(world: str, size: int) -> None:
 def cloze_format(config: Config, stream: ClozeStream) -> ClozeFormat:
     """How a run writes its clozes."""
     clozes = config.clozes
-    return ClozeFormat(clozes.representation, clozes.explain, stream.worlds, tuple(clozes.weights))
+    return ClozeFormat(clozes.representation, clozes.explain, stream.worlds, tuple(clozes.weights), clozes.history)
 
 
 # ----------------------------------------------------------------------------------------------- the folder of a run
