@@ -282,8 +282,15 @@ class Train(Section):
     """The training loop."""
 
     steps: int = Field(default=2000, gt=0)
-    rows: int = Field(default=16, gt=0, description="packed rows per step, over all processes")
+    rows: int = Field(
+        default=16, gt=0, description="groups of clozes per step, over all processes; each a packed row by default"
+    )
     micro_rows: int = Field(default=8, gt=0, description="packed rows per forward pass of one process")
+    row_tokens: NonNegativeInt = Field(
+        default=0,
+        description="most tokens of a packed row: rows then hold several groups, or part of one, and a step takes as "
+        "many forward passes as it needs; 0: a row per group",
+    )
     balance: float = Field(
         default=0.5,
         ge=0,

@@ -114,7 +114,7 @@ class Pattern:
     def takes_history(self) -> bool:
         """Whether earlier observations can come before it: its images are those from its first moment on, in order.
 
-        Then the images of a trajectory up to some time begin the prompts of all clozes that are asked after it. Of others
+        Then the images of a trajectory up to some time begin the prompts of all clozes asked after it. Of other clozes
         the images between would tell too much, as in ``a0 o1 -> s0`` or ``o0 o3 -> a0 a1 a2``.
         """
         return bool(self.images) and self.images == tuple(Slot("o", time) for time in range(len(self.images)))

@@ -29,6 +29,7 @@ from vagen.policy.adapters import (
 from vagen.policy.attention import choose_attention, set_attention
 from vagen.policy.errors import ModelError as ModelError
 from vagen.policy.processors import IMAGE_ONLY
+from vagen.policy.towers import batch_tower
 from worlds.text import Representation
 
 FORMAT_FILE = "cloze_format.json"
@@ -103,6 +104,7 @@ def create(config: Model, form: ClozeFormat, seed: int, dtype: torch.dtype = tor
         model, processor = tiny.build(config.tiny, form.worlds, seed)
         policy = Policy(f"tiny-{config.tiny.architecture}", model.to(dtype), processor, form)
     set_attention(policy.model, choose_attention(config.attention, best_device(), policy.model, packed=True))
+    batch_tower(policy.model)
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)  # adapters begin at random
         prepare_training(policy.model, config)
@@ -159,6 +161,7 @@ def load(
         if adapters:
             model = merge_adapters(model, folder)
         set_attention(model, choose_attention(attention, best_device(), model, packed=False))
+        batch_tower(model)
         processor = _load_processor(path if _has_processor(folder) else base, model, trust_remote_code)
     except ModelError:
         raise

@@ -37,6 +37,7 @@ MAY_CHANGE = (
     "collect",
     "evaluate",
     "train.micro_rows",
+    "train.row_tokens",
     "train.workers",
     "train.prefetch",
     "train.log_every",
@@ -85,11 +86,13 @@ def open_stream(config: Config) -> ClozeStream:
 
 
 def micro_batches(train: Train, ranks: int) -> int:
-    """Forward passes per process and step.
+    """Forward passes per process and step; 1 where ``train.row_tokens`` makes each step plan its own.
 
     Raises:
         ConfigError: rows do not divide evenly.
     """
+    if train.row_tokens:
+        return 1
     if train.rows % (ranks * train.micro_rows):
         raise ConfigError(
             f"train.rows={train.rows} is not a multiple of {ranks} processes times train.micro_rows={train.micro_rows}"
