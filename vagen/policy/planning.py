@@ -6,7 +6,6 @@ and takes its part. Knows nothing about models, losses or weights.
 
 from __future__ import annotations
 
-import heapq
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from itertools import count, groupby, repeat
@@ -51,6 +50,10 @@ class _Trie:
     def weight(self, nodes: set[int]) -> int:
         return sum(self.tokens[node] for node in nodes)
 
+    def joined(self, one: _Part, two: _Part) -> int:
+        """The tokens of two parts together."""
+        return one.tokens + self.weight(two.nodes - one.nodes)
+
     def _number(self, key: _Key, length: int) -> int:
         number = self.numbers.setdefault(key, len(self.tokens))
         if number == len(self.tokens):
@@ -76,10 +79,10 @@ def plan(
 ) -> list[list[list[list[Number]]]]:
     """Spread the samples of a step over rows of at most ``row_tokens`` tokens each.
 
-    Groups that begin with the same images share a row where there is room; a group that does not fit into one row is
-    divided. Rows are filled evenly: the largest part goes to the row with the fewest tokens (longest processing time
-    first, Graham 1969), over the fewest rows that give every process the same number of forward passes. Rows of like
-    lengths go through the model together, in all processes.
+    Rows are filled evenly: the largest group goes to the row with the fewest tokens (longest processing time first,
+    Graham 1969), over the fewest rows that give every process the same number of forward passes. Groups that begin
+    with the same images go to the same row as long as that leaves rows even; a group that does not fit into one row is
+    divided. Rows of like lengths go through the model together, in all processes.
 
     Args:
         groups: the samples of each group; numbers count them through.
@@ -93,7 +96,7 @@ def plan(
         ModelError: a sample is longer than a row may be.
     """
     trie = _Trie()
-    parts = _merged(trie, _parts(trie, groups, row_tokens), row_tokens)
+    parts = _parts(trie, groups, row_tokens)
     rows = _filled(trie, parts, row_tokens, micro_rows * ranks)
     rows.sort(key=lambda row: -row.tokens)
     result: list[list[list[list[Number]]]] = [[] for _ in range(ranks)]
@@ -133,25 +136,6 @@ def _parts(trie: _Trie, groups: Sequence[Sequence[Encoded]], row_tokens: int) ->
     return parts
 
 
-def _merged(trie: _Trie, parts: Sequence[_Part], row_tokens: int) -> list[_Part]:
-    """Parts that share the place of an image joined, as far as they fit into one row."""
-    merged: list[_Part] = []
-    last_with: dict[int, _Part] = {}
-    for part in parts:
-        images = [node for node in sorted(part.nodes) if trie.shows[node]]
-        target = next((last_with[node] for node in images if node in last_with), None)
-        new = part.nodes if target is None else part.nodes - target.nodes
-        if target is None or target.tokens + trie.weight(new) > row_tokens:
-            target = _Part([], set(), 0)
-            merged.append(target)
-            new = part.nodes
-        target.samples += part.samples
-        target.nodes |= part.nodes
-        target.tokens += trie.weight(new)
-        last_with.update(dict.fromkeys(images, target))
-    return merged
-
-
 def _filled(trie: _Trie, parts: Sequence[_Part], row_tokens: int, multiple: int) -> list[_Part]:
     """Parts in rows, whose number is a multiple of ``multiple``."""
     total = sum(part.tokens for part in parts)
@@ -163,15 +147,22 @@ def _filled(trie: _Trie, parts: Sequence[_Part], row_tokens: int, multiple: int)
 
 
 def _spread(trie: _Trie, parts: Sequence[_Part], row_tokens: int, number: int) -> list[_Part] | None:
-    """Parts in so many rows, all about as full; ``None`` where one of them does not fit."""
+    """Parts in so many rows, all about as full; ``None`` where one of them does not fit.
+
+    A part joins a row that shows its images until that holds what each would if nothing stood in two rows.
+    """
     rows = [_Part([], set(), 0) for _ in range(number)]
-    heap = [(0, place) for place in range(number)]
+    even = sum(trie.tokens) / number
+    home: dict[int, int] = {}  # the row that an image was last put into
     for part in sorted(parts, key=lambda part: -part.tokens):
-        _, place = heap[0]
-        row = rows[place]
-        tokens = row.tokens + trie.weight(part.nodes - row.nodes)
+        images = [node for node in part.nodes if trie.shows[node]]
+        joined = {place: trie.joined(rows[place], part) for place in {home[node] for node in images if node in home}}
+        place = min(joined, key=lambda place: (joined[place] - rows[place].tokens, place), default=None)
+        if place is None or joined[place] > even:
+            place = min(range(number), key=lambda place: (rows[place].tokens, place))
+        row, tokens = rows[place], trie.joined(rows[place], part)
         if tokens > row_tokens:
             return None
         rows[place] = _Part([*row.samples, *part.samples], row.nodes | part.nodes, tokens)
-        heapq.heapreplace(heap, (tokens, place))
+        home.update(dict.fromkeys(images, place))
     return rows

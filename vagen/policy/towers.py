@@ -28,10 +28,8 @@ def batch_tower(model: Any) -> bool:
     Returns:
         Whether the tower runs batched from now on.
     """
-    tower, config = (
-        getattr(getattr(model, "model", None), "visual", None),
-        getattr(model.config, "vision_config", None),
-    )
+    tower = getattr(getattr(model, "model", None), "visual", None)
+    config = getattr(model.config, "vision_config", None)
     if tower is None or config is None or model.device.type == "meta" or not _loops(tower, config):
         return False
     inputs = _noise(config, model)
@@ -74,8 +72,8 @@ def batched_attention(
     for length in dict.fromkeys(lengths):
         starts = [start for start, own in zip(bounds, lengths, strict=False) if own == length]
         places = (torch.tensor(starts)[:, None] + torch.arange(length)).flatten().to(query.device)
-        parts = (tensor[:, :, places] for tensor in (query, key, value))
-        output[:, places] = _alike(*parts, length, scaling, dropout)
+        chosen = query[:, :, places], key[:, :, places], value[:, :, places]
+        output[:, places] = _alike(*chosen, length, scaling, dropout)
     return output, None
 
 
