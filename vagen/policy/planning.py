@@ -138,8 +138,7 @@ def _parts(trie: _Trie, groups: Sequence[Sequence[Encoded]], row_tokens: int) ->
 
 def _filled(trie: _Trie, parts: Sequence[_Part], row_tokens: int, multiple: int) -> list[_Part]:
     """Parts in rows, whose number is a multiple of ``multiple``."""
-    total = sum(part.tokens for part in parts)
-    fewest = max(1, -(-total // (row_tokens * multiple)))
+    fewest = max(1, -(-sum(trie.tokens) // (row_tokens * multiple)))
     for passes in count(fewest):
         if (rows := _spread(trie, parts, row_tokens, passes * multiple)) is not None:
             return rows
