@@ -1,6 +1,6 @@
 """Packed rows compute what one sequence per sample computes, checked against the models' stock forward."""
 
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager, nullcontext, suppress
 from dataclasses import replace
 
 import numpy as np
@@ -129,11 +129,15 @@ def histories(window, with_pictures):
     return with_pictures(found)
 
 
-def compare(chat, stock_inputs, rows, loss_tolerance=1e-10, gradient_tolerance=1e-8):
-    """Losses and the global gradient of packed rows against the stock forward over each sample alone."""
+def compare(chat, stock_inputs, rows, exact=True):
+    """Losses and the global gradient of packed rows against the stock forward over each sample alone.
+
+    Not ``exact``: as models round in norms and before the loss.
+    """
+    loss_tolerance, gradient_tolerance = (1e-10, 1e-8) if exact else (1e-5, 1e-5)
     model = chat.policy.model
     pairs = [pair for row in rows for pair in row]
-    with exactly(model):
+    with exactly(model) if exact else nullcontext():
         expected = [stock_losses(chat, stock_inputs, sample, pictures) for sample, pictures in pairs]
         # Weights that differ make a mix-up between samples visible in the gradient too.
         scales = torch.linspace(0.5, 2.0, len(pairs), dtype=torch.float64)
@@ -179,9 +183,10 @@ def test_an_image_of_a_history_matters_to_what_comes_after_it_only(architecture,
     pairs = histories(windows["sokoban-6x6"][0], with_pictures)
     pairs = [(sample, pictures) for sample, pictures in pairs if sample.pattern.takes_history]
     other = draw([build("state_estimation", named("state_estimation"), windows["sokoban-6x6"][3], "grid")])[0][0]
-    swapped = [
-        (s, [other if n == 1 and s.pattern.images[-1].time else p for n, p in enumerate(ps)]) for s, ps in pairs
-    ]
+    swapped = []
+    for sample, pictures in pairs:
+        changed = sample.pattern.images[-1].time > 0  # else the second image is an option to choose
+        swapped.append((sample, [pictures[0], other, *pictures[2:]] if changed else pictures))
     with exactly(chat.policy.model), torch.no_grad():
         before, after = (packed_losses(chat, [encode(chat, part)]) for part in (pairs, swapped))
     for (sample, _), one, two in zip(pairs, before, after, strict=True):
@@ -191,18 +196,23 @@ def test_an_image_of_a_history_matters_to_what_comes_after_it_only(architecture,
     assert {s.pattern.images[-1].time for s, _ in pairs} == set(range(HISTORY + 1))
 
 
-@pytest.mark.parametrize("family", ["idefics3", "qwen3_vl"])
-def test_adapters_and_checkpointing_change_nothing_about_that(family, windows, with_pictures, stock_inputs):
+@pytest.mark.parametrize(
+    ("family", "checkpointing"), [("idefics3", True), ("llava", False), ("qwen2_5_vl", True), ("qwen3_vl", False)]
+)
+def test_adapters_and_checkpointing_change_nothing_about_that(
+    family, checkpointing, windows, with_pictures, stock_inputs
+):
+    """What checkpointing computes again is out of reach of the help that keeps float64."""
     form = ClozeFormat("grid", False, MIXED_WORLDS, tuple(NAMED), HISTORY)
     sizes = {"hidden_size": 32, "layers": 2, "head_size": 16, "vision_hidden_size": 32, "vision_layers": 1}
-    config = Model(tiny=Tiny(architecture=family, **sizes), lora={"rank": 3}, gradient_checkpointing=True)
+    config = Model(tiny=Tiny(architecture=family, **sizes), lora={"rank": 3}, gradient_checkpointing=checkpointing)
     policy = create(config, form, 0, torch.float64)
     for name, parameter in policy.model.named_parameters():
         if ".lora_B" in name:  # which begin at zero: nothing would come through them
             torch.nn.init.normal_(parameter, std=0.1)
     chat = Chat(replace(policy, model=policy.model.train()))
     pairs = histories(windows["sokoban-6x6"][0], with_pictures)
-    compare(chat, stock_inputs, [pairs[::2], pairs[1::4]])
+    compare(chat, stock_inputs, [pairs[::3], pairs[1::6]], exact=not checkpointing)
     assert all(".lora_" in name for name, p in policy.model.named_parameters() if p.grad is not None)
 
 
