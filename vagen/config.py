@@ -195,6 +195,11 @@ class Clozes(Section):
         "clozes, fewer at a time leave room for more windows",
     )
     representation: Representation = "grid"
+    history: NonNegativeInt = Field(
+        default=0,
+        description="images of a trajectory that may come before a cloze's own; a group then asks its clozes after "
+        "each of its images. Clozes that show images out of their order are asked without",
+    )
     imagined: NonNegativeInt = Field(
         default=1,
         description="about how many actions not taken dynamics are asked too (inverse dynamics: none or all of them)",
@@ -310,8 +315,15 @@ class Train(Section):
     """The training loop."""
 
     steps: int = Field(default=2000, gt=0)
-    rows: int = Field(default=16, gt=0, description="packed rows per step, over all processes")
+    rows: int = Field(
+        default=16, gt=0, description="groups of clozes per step, over all processes; each a packed row by default"
+    )
     micro_rows: int = Field(default=8, gt=0, description="packed rows per forward pass of one process")
+    row_tokens: NonNegativeInt = Field(
+        default=0,
+        description="most tokens of a packed row: rows then hold several groups, or part of one, and a step takes as "
+        "many forward passes as it needs; 0: a row per group",
+    )
     balance: float = Field(
         default=0.5,
         ge=0,

@@ -99,6 +99,19 @@ def records_worlds(record: dict) -> list[str]:
 
 @slow
 @pytest.mark.parametrize("stage", [0, 1, 2, 3])
+@pytest.mark.parametrize(("row_tokens", "micro_rows"), [(260, 1), (900, 2)])
+def test_two_processes_share_planned_rows(
+    train_command, stage, row_tokens, micro_rows, reference, read_metrics, assert_same_losses
+):
+    """Steps that take different numbers of forward passes, some of rows without clozes."""
+    rows = [f"--train.row_tokens={row_tokens}", f"--train.micro_rows={micro_rows}"]
+    done, output = train_command("vagen", f"--train.zero_stage={stage}", *rows)
+    succeeded(done)
+    assert_same_losses(read_metrics(output), reference, 2e-5, f"two processes, planned rows, ZeRO {stage}")
+
+
+@slow
+@pytest.mark.parametrize("stage", [0, 1, 2, 3])
 def test_a_row_without_images_on_one_rank_only(train_command, by_hand, values, tmp_path, stage):
     """Plans need three transitions; where an episode is shorter only the text clozes are left, on one of two ranks."""
     changes = {

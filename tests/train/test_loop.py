@@ -30,7 +30,9 @@ DECLARED = {
     "clozes_per_second",
     "tokens_per_second",
     "supervised_tokens_per_second",
+    "padding",
     "sharing",
+    "sharing_bound",
     *(f"seconds/{phase}" for phase in PHASES),
 }
 
@@ -57,6 +59,22 @@ def test_accumulation_changes_nothing(run, reference, read_metrics, assert_same_
     records = read_metrics(run(train={"micro_rows": micro_rows}))
     assert_same_losses(records, reference, 2e-5, f"{micro_rows} rows per forward pass")
     np.testing.assert_allclose([r["grad_norm"] for r in records], reference.norms, rtol=1e-3)
+
+
+@pytest.mark.parametrize("changes", [{"row_tokens": 260, "micro_rows": 1}, {"row_tokens": 900, "micro_rows": 2}])
+def test_planned_rows_change_nothing(run, reference, read_metrics, assert_same_losses, changes):
+    """Groups divided over many short rows, and several in one: another number of forward passes in each step."""
+    records = read_metrics(run(train=changes))
+    assert_same_losses(records, reference, 2e-5, f"rows of {changes['row_tokens']} tokens")
+    np.testing.assert_allclose([r["grad_norm"] for r in records], reference.norms, rtol=1e-3)
+
+
+def test_a_history_trains_as_plain_torch_does(run, by_hand, values, tmp_path, read_metrics, assert_same_losses):
+    changes = {"clozes": {"history": 2}, "train": {"steps": 4, "row_tokens": 1200, "micro_rows": 1}}
+    expected = by_hand(Config.model_validate(values(tmp_path, **changes)))
+    output = run(**changes)
+    assert_same_losses(read_metrics(output), expected, 2e-5, "clozes after a history")
+    assert load_policy(str(latest_model(output))).format.history == 2, "evaluation would ask without"
 
 
 def test_gradients_are_clipped(run, by_hand, values, tmp_path, read_metrics, reference, assert_same_losses):
@@ -139,6 +157,9 @@ def test_metrics_have_the_declared_keys(baseline, read_metrics):
         assert {key for key in record if not key.startswith("loss/")} == DECLARED
         assert all(isinstance(value, (int, float)) and np.isfinite(value) for value in record.values())
         assert record["sharing"] > 1.3, "packing saves less than it should"
+        assert record["sharing_bound"] > 1.3
+        assert 0 <= record["padding"] < 0.5
+        assert all(record[f"seconds/{phase}"] > 0 for phase in ("data", "vision", "language", "backward", "optimizer"))
         assert record["seconds_per_step"] > 0
         assert record["tokens_per_second"] > record["supervised_tokens_per_second"] > record["clozes_per_second"] > 0
 

@@ -121,9 +121,27 @@ def test_a_stopwatch_settles_before_it_looks(monkeypatch):
         now[0] += 2.0  # the device was still at work
 
     watch = Stopwatch(settle)
-    for name in ("forward", "forward", "backward"):
+    for name in ("language", "language", "backward"):
         with watch.phase(name):
             now[0] += 1.0
     taken = watch.take()
-    assert taken == {**dict.fromkeys(PHASES, 0.0), "forward": 6.0, "backward": 3.0}
+    assert taken == {**dict.fromkeys(PHASES, 0.0), "language": 6.0, "backward": 3.0}
     assert watch.take() == dict.fromkeys(PHASES, 0.0)
+
+
+def test_a_phase_within_another_has_its_time_alone(monkeypatch):
+    now = [0.0]
+    monkeypatch.setattr("time.perf_counter", lambda: now[0])
+
+    def spend(seconds):
+        now[0] += seconds
+
+    watch = Stopwatch()
+    spend(100.0)
+    with watch.phase("language"):
+        spend(1.0)
+        with watch.phase("vision"):
+            spend(10.0)
+        spend(2.0)
+    spend(100.0)
+    assert watch.take() == {**dict.fromkeys(PHASES, 0.0), "language": 3.0, "vision": 10.0}

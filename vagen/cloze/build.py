@@ -144,7 +144,18 @@ def _branch(sample: Sample) -> Trajectory:
         if not others:
             raise UnaskableError(f"cloze {sample.name!r}: slot a{time}': {world.id} has no other action")
         actions[time] = int(generator.choice(others))
-    return counterfactual(window, actions)
+    return _joined(window, counterfactual(sample.own_window, actions[pattern.history :]), pattern.history)
+
+
+def _joined(window: Trajectory, branch: Trajectory, start: int) -> Trajectory:
+    """A branch that begins at a time of a window, with all that came before."""
+    return replace(
+        branch,
+        snapshots=(*window.snapshots[:start], *branch.snapshots),
+        actions=(*window.actions[:start], *branch.actions),
+        rewards=(*window.rewards[:start], *branch.rewards),
+        frames=(*window.frames[:start], *branch.frames),
+    )
 
 
 def _facts_after(world: World, snapshot: Snapshot, action: int):
@@ -157,7 +168,7 @@ def _check_foreseeable(sample: Sample) -> None:
     pattern, world = sample.pattern, sample.world
     if not world.deterministic:
         return
-    times = range(pattern.length)
+    times = range(pattern.history, pattern.length)
     if pattern.task in ("policy", "budget"):  # what comes after the moment they ask about does not matter
         times = range(pattern.anchor.time, pattern.asked[0].time)
     elif not pattern.dynamics:
@@ -332,7 +343,10 @@ def _question(sample: Sample, shuffled: Sequence[Slot], options: Sequence[Snapsh
 
 def _asking(pattern: Pattern, labels: str) -> str:
     if pattern.task == "order":
-        return f"order {' '.join(labels)}?"
+        order = f"order {' '.join(labels)}?"
+        # After a history the images alone do not tell which times are meant.
+        times = " ".join(map(_time, pattern.asked))
+        return f"{_NOUNS[pattern.asked[0].kind]} {times}: {order}" if pattern.history else order
     noun = "best action" if pattern.task == "policy" else _NOUNS[pattern.asked[0].kind]
     what = f"{noun} {' '.join(map(_time, pattern.asked))}"
     return f"{what}: {' '.join(labels)}?" if labels else f"{what}?"
@@ -344,7 +358,7 @@ def _circumstances(sample: Sample) -> list[str]:
     parts = []
     if pattern.task in _BY_MISSION and (mission := world.mission(sample.window.snapshots[0])):
         parts.append(f"mission: {mission}")
-    anchors = [slot for slot in pattern.given if slot.kind in "os"]
+    anchors = [slot for slot in pattern.given if slot.kind in "os" and slot.time >= pattern.history]
     if anchors and (pattern.dynamics or pattern.task in _BY_MISSION):
         first = min(anchors, key=lambda slot: slot.time)
         if holding := world.inventory(sample.snapshot(first)):

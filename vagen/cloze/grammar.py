@@ -17,7 +17,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from difflib import get_close_matches
 from functools import cache, cached_property
 from importlib.metadata import entry_points
@@ -61,6 +61,7 @@ class Pattern:
         task: what kind of answer fills them.
         choices: among how many options to choose; 0 where the answer is free.
         length: transitions that a window must have so that every slot exists.
+        history: how many given observations, the first ones, only show what came before; see :func:`with_history`.
     """
 
     given: tuple[Slot, ...]
@@ -68,6 +69,7 @@ class Pattern:
     task: Task
     choices: int
     length: int
+    history: int = 0
 
     def __str__(self) -> str:
         given = " ".join(map(str, self.given))
@@ -107,6 +109,15 @@ class Pattern:
     def shows_images(self) -> bool:
         """Whether any image is shown, given or to be chosen or ordered."""
         return bool(self.images) or (self.asked[0].kind == "o")
+
+    @property
+    def takes_history(self) -> bool:
+        """Whether earlier observations can come before it: its images are those from its first moment on, in order.
+
+        Then the images of a trajectory up to some time begin the prompts of all clozes asked after it. Of other clozes
+        the images between would tell too much, as in ``a0 o1 -> s0`` or ``o0 o3 -> a0 a1 a2``.
+        """
+        return bool(self.images) and self.images == tuple(Slot("o", time) for time in range(len(self.images)))
 
     @property
     def dynamics(self) -> bool:
@@ -327,6 +338,31 @@ def parse(text: str) -> Pattern:
     _check_branch(pattern, text)
     _CHECKS[task](pattern, text)
     return pattern
+
+
+@cache
+def with_history(pattern: Pattern, earlier: int) -> Pattern:
+    """A pattern asked later in an episode, with the observations of all the time before.
+
+    ``o0 a0 -> s1`` after two earlier observations is ``o0 o1 o2 a2 -> s3``. Earlier actions are not given: with them,
+    clozes that ask for one could not share the images after it with those that give it.
+
+    Raises:
+        ClozeError: the pattern shows other images than those from its first moment on.
+    """
+    if not pattern.takes_history:
+        raise ClozeError(f"cloze {str(pattern)!r} shows other images than those from its first moment on, in order")
+    given, asked = (
+        tuple(replace(s, time=s.time + earlier) for s in slots) for slots in (pattern.given, pattern.asked)
+    )
+    before = tuple(Slot("o", time) for time in range(earlier))
+    return replace(
+        pattern,
+        given=before + given,
+        asked=asked,
+        length=pattern.length + earlier,
+        history=pattern.history + earlier,
+    )
 
 
 def _given(words: str, text: str) -> tuple[tuple[Slot, ...], tuple[Slot, ...]]:

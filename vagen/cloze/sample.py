@@ -68,6 +68,11 @@ class Sample:
         """What metrics keep it by: its world and cloze."""
         return self.window.world, self.name
 
+    @property
+    def own_window(self) -> Trajectory:
+        """The window without the history that is only shown."""
+        return window_at(self.window, self.pattern.history, len(self.window) - self.pattern.history)
+
     def trajectory(self, primed: bool) -> Trajectory:
         """The window, or the counterfactual branch."""
         if not primed:

@@ -12,6 +12,7 @@ import numpy as np
 from vagen.cloze.sample import Sample
 from vagen.cloze.scoring import accepted_answers, answer_count, can_enumerate, chances, score
 from vagen.cloze.truth import agrees
+from worlds import Facts
 
 Z95 = 1.959963984540054  # two-sided 95 % quantile of the normal distribution
 CALIBRATION_BINS = 10
@@ -102,8 +103,13 @@ def copy_floor(samples: Sequence[Sample]) -> Proportion | None:
     pattern = samples[0].pattern
     if pattern.task != "state" or pattern.choices or pattern.horizon == 0:
         return None
-    hits = sum(agrees(s, s.world.belief([s.snapshot(pattern.anchor)], s.snapshot(pattern.anchor))) for s in samples)
+    hits = sum(agrees(s, _last_shown(s)) for s in samples)
     return wilson(hits, len(samples))
+
+
+def _last_shown(sample: Sample) -> Facts:
+    shown = sample.snapshot(sample.pattern.anchor)
+    return sample.world.belief([shown], shown)
 
 
 def ceiling(samples: Sequence[Sample]) -> float | None:

@@ -49,13 +49,14 @@ def events(trajectory: Trajectory) -> list[Event]:
 def changes(sample: Sample) -> bool:
     """Whether anything that can be seen changes in the window of a sample, or in the branch where that is asked."""
     trajectory = sample.trajectory(sample.pattern.asked[0].primed)
-    first, *others = (sample.world.facts(snapshot) for snapshot in trajectory.snapshots)
+    own = trajectory.snapshots[sample.pattern.history :]
+    first, *others = (sample.world.facts(snapshot) for snapshot in own)
     return any(facts != first for facts in others)
 
 
 def event_shares(samples: Sequence[Sample]) -> dict[str, float]:
     """The share of samples by what kinds of things their first transition changes, as in "agent box"."""
-    counts: Counter[Event] = Counter((*events(window_at(sample.window, 0, 1)), ())[0] for sample in samples)
+    counts: Counter[Event] = Counter((*events(window_at(sample.own_window, 0, 1)), ())[0] for sample in samples)
     return {" ".join(kinds): count / len(samples) for kinds, count in sorted(counts.items())}
 
 

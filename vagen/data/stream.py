@@ -1,6 +1,7 @@
 """The stream of training groups: a pure function of (configuration, seed, number).
 
-Every training row is a *group*: all clozes about one window of one trajectory, so that they can share their images.
+A *group* is all clozes about one window of one trajectory, so that they can share their images. With a history, the
+window is longer, and clozes are asked after each of its images, with all images before.
 Group ``n`` is the same whoever asks for it, on whatever rank or worker, before or after a restart.
 """
 
@@ -16,7 +17,7 @@ from typing import Generic, TypeVar
 import numpy as np
 
 from vagen.cloze.build import build, check_answerable
-from vagen.cloze.grammar import Pattern, named
+from vagen.cloze.grammar import Pattern, named, with_history
 from vagen.cloze.sample import Sample, UnaskableError, imagined, simulator, window_at
 from vagen.cloze.windows import Strata, choose_start
 from vagen.config import Clozes, Data, Source
@@ -220,15 +221,20 @@ class ClozeStream:
     def _group_of(
         self, trajectory: Trajectory, asked: _Asked, number: int, generator: np.random.Generator
     ) -> Group[Sample] | None:
-        """A group about a random window of a trajectory; ``None`` if no cloze fits it."""
+        """A group about a random window of a trajectory; ``None`` if no cloze fits it.
+
+        With a history the strata choose one moment, and the history lies anywhere about it.
+        """
         start = choose_start(trajectory, range(len(trajectory) - asked.shortest + 1), self._strata, generator)
         if start is None:
             return None
+        earlier = int(generator.integers(min(start, self.clozes.history) + 1)) if self.clozes.history else 0
         pairs = [
             (sample, weight)
             for name, weight in self._drawn(asked, self.progress(number), generator).items()
-            for window in self._windows(asked.patterns[name], trajectory, start, generator)
-            if (sample := self._sample(name, asked.patterns[name], window)) is not None
+            for moment, begins in self._moments(asked.patterns[name], start, earlier)
+            for window in self._windows(moment, trajectory, begins, generator)
+            if (sample := self._sample(name, moment, window)) is not None
         ]
         return Group(tuple(sample for sample, _ in pairs), tuple(weight for _, weight in pairs)) if pairs else None
 
@@ -240,6 +246,13 @@ class ClozeStream:
             return weights
         chosen = set(generator.permutation(list(weights))[: self.clozes.drawn])
         return {name: weight for name, weight in weights.items() if name in chosen}
+
+    def _moments(self, pattern: Pattern, start: int, earlier: int) -> list[tuple[Pattern, int]]:
+        """What a pattern becomes after each image of a group, with the start of its window."""
+        if not (self.clozes.history and pattern.takes_history):
+            return [(pattern, start)]
+        latest = max(0, self.clozes.history + 1 - len(pattern.images))
+        return [(with_history(pattern, shown), start - earlier) for shown in range(latest + 1)]
 
     def _sample(self, name: str, pattern: Pattern, window: Trajectory) -> Sample | None:
         try:

@@ -45,9 +45,9 @@ class Validation:
             raise ConfigError(
                 f"train.validation.best={settings.best!r} is not measured: choose one of {', '.join(metrics)}"
             )
-        form = config.clozes.representation
+        form, history = config.clozes.representation, config.clozes.history
         self._samples: list[list[Sample]] = [
-            draw_samples(world, cloze, named(cloze), settings.n, settings.seed, "val", form)
+            draw_samples(world, cloze, named(cloze), settings.n, settings.seed, "val", form, history=history)
             for world, cloze in self.cells
         ]
         self._batch = settings.batch

@@ -14,7 +14,7 @@ import numpy as np
 
 import vagen
 from vagen.cloze.build import build, check_answerable
-from vagen.cloze.grammar import Pattern, named
+from vagen.cloze.grammar import Pattern, named, with_history
 from vagen.cloze.sample import YES, Sample, UnaskableError, simulator, window_at
 from vagen.cloze.scoring import Score, chances, score
 from vagen.cloze.statistics import (
@@ -153,8 +153,10 @@ def evaluate(
     with Progress(n * len(worlds) * answers, "evaluate", "answers") as progress:
         for world in worlds:
             for cloze, pattern in patterns.items():
-                form = chat.policy.format.representation
-                samples = draw_samples(world, cloze, pattern, n, seed, split, form, strata)
+                form = chat.policy.format
+                samples = draw_samples(
+                    world, cloze, pattern, n, seed, split, form.representation, strata, form.history
+                )
                 rows.append(_row(chat, samples, seed, batch, seen, progress, constrainer))
     return {
         "rows": [asdict(row) for row in rows],
@@ -197,13 +199,19 @@ def draw_samples(
     split: Split,
     representation: Representation,
     strata: Strata = STRATA,
+    history: int = 0,
 ) -> list[Sample]:
-    """``n`` samples, each from an episode of its own, as a function of the arguments alone."""
+    """``n`` samples, each from an episode of its own, as a function of the arguments alone.
+
+    Args:
+        history: how many earlier images may come before those of a cloze, where the pattern allows it: any number
+            that the episode has, up to this many images besides the last.
+    """
     generator = np.random.default_rng([seed, 2])
     check_answerable(cloze, pattern, simulator(world))
     samples = []
     for episode in _episodes(world, n, seed, split):
-        if (sample := _sample(episode, cloze, pattern, representation, strata, generator)) is not None:
+        if (sample := _sample(episode, cloze, pattern, representation, strata, history, generator)) is not None:
             samples.append(sample)
         if len(samples) == n:
             return samples
@@ -216,6 +224,7 @@ def _sample(
     pattern: Pattern,
     representation: Representation,
     strata: Strata,
+    history: int,
     generator: np.random.Generator,
 ) -> Sample | None:
     """A sample about an episode; ``None`` where a few tries find none (it is too short, nothing is left to do …)."""
@@ -223,12 +232,20 @@ def _sample(
         start = choose_window(episode, pattern, strata, generator)
         if start is None:
             return None
-        window = window_at(episode, start, max(1, pattern.length))
+        shown = _earlier(pattern, start, history, generator)
+        asked = with_history(pattern, shown) if shown else pattern
+        window = window_at(episode, start - shown, max(1, pattern.length) + shown)
         try:
-            return build(cloze, pattern, window, representation)
+            return build(cloze, asked, window, representation)
         except UnaskableError:
             continue
     return None
+
+
+def _earlier(pattern: Pattern, start: int, history: int, generator: np.random.Generator) -> int:
+    """How many images come before those of a cloze, as likely as in training but for where an episode begins."""
+    most = min(start, history + 1 - len(pattern.images)) if pattern.takes_history else 0
+    return int(generator.integers(most + 1)) if most > 0 else 0
 
 
 class _Episodes:
@@ -279,7 +296,7 @@ def _row(
     return Row(
         world=samples[0].window.world,
         cloze=samples[0].name,
-        pattern=str(pattern),
+        pattern=str(named(samples[0].name)),
         input="image" if pattern.shows_images else "text",
         representation=samples[0].representation,
         horizon=pattern.horizon,
@@ -355,11 +372,13 @@ def _shuffled_image_floor(
 
 
 def _another(number: int, pictures: Sequence[Sequence[Picture]], generator: np.random.Generator) -> int:
-    """A random other sample, with other images wherever a few draws find one."""
+    """A random other sample with as many images, and with other ones wherever a few draws find such."""
     other = number
     own = [picture.digest for picture in pictures[number]]
-    for _ in range(8 if len(pictures) > 1 else 0):
-        other = (number + int(generator.integers(1, len(pictures)))) % len(pictures)
+    alike = [candidate for candidate, shown in enumerate(pictures) if len(shown) == len(own)]
+    place = alike.index(number)
+    for _ in range(8 if len(alike) > 1 else 0):
+        other = alike[(place + int(generator.integers(1, len(alike)))) % len(alike)]
         if [picture.digest for picture in pictures[other]] != own:
             break
     return other
@@ -375,8 +394,8 @@ def _mean_f1(scores: Sequence[Score]) -> dict[str, float]:
 
 
 def _first_transition(sample: Sample) -> tuple[Facts, int, Facts]:
-    before, after = (sample.world.facts(snapshot) for snapshot in sample.window.snapshots[:2])
-    return before, sample.window.actions[0], after
+    before, after = (sample.world.facts(snapshot) for snapshot in sample.own_window.snapshots[:2])
+    return before, sample.own_window.actions[0], after
 
 
 def _transitions_of(folders: Sequence[Path | Place]) -> set[tuple[Facts, int, Facts]] | None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections import defaultdict
 from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
@@ -18,6 +19,7 @@ from vagen.data.questions import TrainingStream
 from vagen.data.stream import ClozeStream, Group
 from vagen.policy.chat import Chat, Encoded, Picture
 from vagen.policy.packing import Batch, Row, collate, distinct_pictures, pack
+from vagen.policy.planning import plan
 
 GROUPS_COUNTED = 512  # groups whose answers decide the token weights
 
@@ -66,6 +68,15 @@ def answer_weights(chat: Chat, stream: ClozeStream | TrainingStream, balance: fl
     return token_weights(answers, len(chat.tokenizer), balance)
 
 
+@dataclass(frozen=True)
+class _Item:
+    """A sample as tokens, with what its loss counts."""
+
+    sample: Sample | Example
+    weight: float
+    encoded: Encoded
+
+
 class Batcher:
     """Packs groups for one policy.
 
@@ -82,30 +93,55 @@ class Batcher:
 
     def batch(self, groups: Sequence[Group]) -> Batch:
         """One packed row per group."""
-        samples = [sample for group in groups for sample in group.samples]
-        pictures = iter(draw(samples))
-        encoded = [[self.chat.encode(sample, next(pictures)) for sample in group.samples] for group in groups]
-        rows = [pack(row) for row in encoded]
-        weights = [self._weights(row, group) for row, group in zip(rows, groups, strict=True)]
-        cells = [self._cells(row, group) for row, group in zip(rows, groups, strict=True)]
+        items = self._items(groups)
+        return self._batch(items, items[0][0])
+
+    def planned(self, groups: Sequence[Group], row_tokens: int, micro_rows: int, rank: int, ranks: int) -> list[Batch]:
+        """The forward passes of one process over the groups of a step; see :func:`vagen.policy.planning.plan`.
+
+        Args:
+            groups: of all processes.
+        """
+        items = self._items(groups)
+        rows = plan([[item.encoded for item in group] for group in items], row_tokens, micro_rows, ranks)[rank]
+        flat = [item for group in items for item in group]
+        spare = next((item for item in flat if item.encoded.pictures), flat[0])
+        return [self._batch([[flat[number] for number in row] for row in batch if row], spare) for batch in rows]
+
+    def _items(self, groups: Sequence[Group]) -> list[list[_Item]]:
+        encoded = iter(encode_all(self.chat, [sample for group in groups for sample in group.samples]))
+        return [
+            [_Item(sample, weight, next(encoded)) for sample, weight in zip(group.samples, group.weights, strict=True)]
+            for group in groups
+        ]
+
+    def _batch(self, items: Sequence[Sequence[_Item]], spare: _Item) -> Batch:
+        """Rows of samples; where they show no image, with one of ``spare``, which counts for nothing."""
+        rows = [pack([item.encoded for item in row]) for row in items]
+        weights = [self._weights(row, own) for row, own in zip(rows, items, strict=True)]
+        cells = [self._cells(row, own) for row, own in zip(rows, items, strict=True)]
         if not any(row.pictures for row in rows):
-            rows.append(self._dummy(next(sample for sample in samples if isinstance(sample, Sample))))
+            rows.append(self._dummy(spare))
             weights.append(np.zeros(0))
             cells.append(np.zeros(0, dtype=np.int64))
         images = self.chat.image_tensors(distinct_pictures(rows))
         return collate(rows, weights, cells, images, self.chat.tokenizer.pad_token_id or 0)
 
-    def _dummy(self, sample: Sample) -> Row:
+    def _dummy(self, spare: _Item) -> Row:
         """A row with an image and without targets: a rank that leaves out the vision tower keeps ZeRO waiting."""
-        window = window_at(sample.window, 0, 0)
-        seen = build("state_estimation", named("state_estimation"), window, sample.representation, with_answer=False)
+        if spare.encoded.pictures:
+            return pack([spare.encoded]).without_targets()
+        assert isinstance(spare.sample, Sample), "examples from files have images"
+        window = window_at(spare.sample.window, 0, 0)
+        form = spare.sample.representation
+        seen = build("state_estimation", named("state_estimation"), window, form, with_answer=False)
         return pack(encode_all(self.chat, [seen])).without_targets()
 
-    def _weights(self, row: Row, group: Group) -> NDArray[np.float64]:
-        return np.asarray(group.weights)[row.sample] * self.weights[row.targets]
+    def _weights(self, row: Row, items: Sequence[_Item]) -> NDArray[np.float64]:
+        return np.asarray([item.weight for item in items])[row.sample] * self.weights[row.targets]
 
-    def _cells(self, row: Row, group: Group) -> NDArray[np.int64]:
-        cells = [self._cell[sample.cell] for sample in group.samples]
+    def _cells(self, row: Row, items: Sequence[_Item]) -> NDArray[np.int64]:
+        cells = [self._cell[item.sample.cell] for item in items]
         return np.asarray(cells, dtype=np.int64)[row.sample]
 
 

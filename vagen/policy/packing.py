@@ -10,8 +10,8 @@ This module knows nothing about attention kernels: it says what is where, and wh
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass, field, replace
 from typing import Any
 
@@ -22,7 +22,10 @@ from numpy.typing import NDArray
 from vagen.policy.attention import attention_mask, attention_of, check_packable, packed_attention
 from vagen.policy.chat import Encoded, Picture
 from vagen.policy.loss import cross_entropy
+from vagen.policy.work import Work
 
+#: Gives a context that counts its time as that of a phase.
+Timed = Callable[[str], AbstractContextManager[object]]
 _Key = tuple[int, bytes | None]  # token id, and the digest of the image where the token is its placeholder
 
 
@@ -51,7 +54,7 @@ class Row:
         targets: (N,) token to predict there; a column may have several.
         sample: (N,) which sample a target belongs to.
         samples: how many samples there are.
-        unpacked: tokens the samples would have had one by one.
+        alone: what there would be to compute for the samples one by one.
     """
 
     ids: NDArray[np.int64]
@@ -64,7 +67,17 @@ class Row:
     targets: NDArray[np.int64]
     sample: NDArray[np.int64]
     samples: int
-    unpacked: int
+    alone: Work
+
+    @property
+    def unpacked(self) -> int:
+        """Tokens the samples would have had one by one."""
+        return self.alone.tokens
+
+    @property
+    def work(self) -> Work:
+        """What there is to compute for the row, but for its images."""
+        return Work(len(self.ids), int((self.ends - np.arange(len(self.ids))).sum()), len(self.targets))
 
     @property
     def mask(self) -> NDArray[np.bool_]:
@@ -75,7 +88,7 @@ class Row:
     def without_targets(self) -> Row:
         """The same tokens with nothing to predict."""
         none = np.zeros(0, dtype=np.int64)
-        return replace(self, sources=none, targets=none, sample=none, samples=0, unpacked=0)
+        return replace(self, sources=none, targets=none, sample=none, samples=0, alone=Work())
 
 
 @dataclass(frozen=True)
@@ -93,7 +106,8 @@ class Batch:
         targets: (N,) token ids.
         weights: (N,) loss weights.
         cells: (N,) which cell of the metrics (a world and a cloze) a target counts for.
-        unpacked: tokens the samples would have had one by one.
+        work: what there is to compute, each distinct image once.
+        alone: what there would be to compute for the samples one by one, each with its images.
         samples: how many samples there are.
     """
 
@@ -106,8 +120,14 @@ class Batch:
     targets: torch.Tensor
     weights: torch.Tensor
     cells: torch.Tensor
-    unpacked: int
+    work: Work
+    alone: Work
     samples: int
+
+    @property
+    def unpacked(self) -> int:
+        """Tokens the samples would have had one by one."""
+        return self.alone.tokens
 
     def to(self, device: torch.device, dtype: torch.dtype) -> Batch:
         """Move to a device; pixels take the model's floating point type."""
@@ -141,8 +161,15 @@ def pack(samples: Sequence[Encoded]) -> Row:
         targets=np.concatenate([sample.answer for sample in samples]),
         sample=np.repeat(np.arange(len(samples)), [len(sample.answer) for sample in samples]),
         samples=len(samples),
-        unpacked=sum(len(sample.prompt.ids) + len(sample.answer) - 1 for sample in samples),
+        alone=sum(map(_alone, samples), Work()),
     )
+
+
+def _alone(sample: Encoded) -> Work:
+    """What there would be to compute for a sample as a sequence of its own."""
+    length = len(sample.prompt.ids) + len(sample.answer) - 1
+    sizes = np.bincount(sample.prompt.image_of[sample.prompt.image_of >= 0])
+    return Work(length, length * (length + 1) // 2, len(sample.answer), int(sizes.sum()), int((sizes**2).sum()))
 
 
 def _insert(roots: dict[_Key, _Node], sample: Encoded) -> list[_Node]:
@@ -209,6 +236,7 @@ def collate(
     """
     length = max(len(row.ids) for row in rows)
     count, planes = len(rows), len(rows[0].positions)
+    sizes = _sizes(rows)
     ids = np.full((count, length), pad, dtype=np.int64)
     positions = np.zeros((planes, count, length), dtype=np.int64)
     ends = np.tile(np.arange(1, length + 1), (count, 1))  # padding sees itself: a softmax over nothing is no number
@@ -222,22 +250,32 @@ def collate(
         positions=torch.from_numpy(positions if planes > 1 else positions[0]),
         ends=torch.from_numpy(ends),
         images=images,
-        features=torch.from_numpy(_features(rows)),
+        features=torch.from_numpy(_features(rows, sizes)),
         sources=torch.from_numpy(np.concatenate([row.sources + n * length for n, row in enumerate(rows)])),
         targets=torch.from_numpy(np.concatenate([row.targets for row in rows])),
         weights=torch.from_numpy(np.concatenate(weights).astype(np.float32)),
         cells=torch.from_numpy(np.concatenate(cells)),
-        unpacked=sum(row.unpacked for row in rows),
+        work=sum((row.work for row in rows), _images_work(sizes)),
+        alone=sum((row.alone for row in rows), Work()),
         samples=sum(row.samples for row in rows),
     )
 
 
-def _features(rows: Sequence[Row]) -> NDArray[np.int64]:
-    """Which output of the vision tower stands at each placeholder of the rows, those of all images counted through."""
+def _sizes(rows: Sequence[Row]) -> dict[bytes, int]:
+    """How many placeholders each distinct image has, in the order in which they first appear."""
     sizes: dict[bytes, int] = {}
     for row in rows:
         for number, picture in enumerate(row.pictures):
             sizes[picture.digest] = int(row.place[row.image_of == number].max()) + 1
+    return sizes
+
+
+def _images_work(sizes: Mapping[bytes, int]) -> Work:
+    return Work(placeholders=sum(sizes.values()), squares=sum(size**2 for size in sizes.values()))
+
+
+def _features(rows: Sequence[Row], sizes: Mapping[bytes, int]) -> NDArray[np.int64]:
+    """Which output of the vision tower stands at each placeholder of the rows, those of all images counted through."""
     ends = np.cumsum(list(sizes.values()), dtype=np.int64)
     starts = {digest: int(end) - size for (digest, size), end in zip(sizes.items(), ends, strict=True)}
     parts = [np.zeros(0, dtype=np.int64)]
@@ -248,8 +286,16 @@ def _features(rows: Sequence[Row]) -> NDArray[np.int64]:
     return np.concatenate(parts)
 
 
+def untimed(phase: str) -> AbstractContextManager[object]:
+    """A context that measures nothing."""
+    return nullcontext()
+
+
 class PackedLoss(torch.nn.Module):
     """The cross-entropy of a packed batch; logits are computed only where there is a target.
+
+    Args:
+        timed: gives a context that measures what happens in it, here the ``vision`` tower's part.
 
     Raises:
         ModelError: the model would compute something else in a packed row than in one sequence per sample.
@@ -257,15 +303,16 @@ class PackedLoss(torch.nn.Module):
 
     model: Any  # a PreTrainedModel: its base model is called directly, to get hidden states without logits
 
-    def __init__(self, model: torch.nn.Module):
+    def __init__(self, model: torch.nn.Module, timed: Timed = untimed):
         super().__init__()
         check_packable(model)
         self.model = model
+        self._timed = timed
 
     def forward(self, batch: Batch) -> torch.Tensor:
         """(N,) losses, one per target, not weighted."""
         base = self.model.model
-        with packed_attention(self.model), shared_images(base, batch):
+        with packed_attention(self.model), shared_images(base, batch, self._timed):
             output = base(
                 input_ids=batch.ids,
                 attention_mask=attention_mask(batch.ends, attention_of(self.model), self.model.dtype),
@@ -278,13 +325,18 @@ class PackedLoss(torch.nn.Module):
 
 
 @contextmanager
-def shared_images(base: Any, batch: Batch) -> Iterator[None]:
+def shared_images(base: Any, batch: Batch, timed: Timed = untimed) -> Iterator[None]:
     """For the time of a ``with``, a base model's own call of its vision tower repeats each image wherever it stands.
 
     The one place at which all versions of ``transformers`` let something be put between tower and language model.
     """
     tower = base.get_image_features
-    base.get_image_features = lambda *args, **kwargs: share_features(tower(*args, **kwargs), batch)
+
+    def features(*args: Any, **kwargs: Any) -> Any:
+        with timed("vision"):
+            return share_features(tower(*args, **kwargs), batch)
+
+    base.get_image_features = features
     try:
         yield
     finally:

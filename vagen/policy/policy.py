@@ -20,7 +20,7 @@ from huggingface_hub.errors import (
     RepositoryNotFoundError,
 )
 from huggingface_hub.utils import validate_repo_id
-from pydantic import TypeAdapter, ValidationError
+from pydantic import NonNegativeInt, TypeAdapter, ValidationError
 from safetensors import SafetensorError
 from transformers import AutoModelForImageTextToText, AutoProcessor
 
@@ -39,6 +39,7 @@ from vagen.policy.adapters import (
 from vagen.policy.attention import choose_attention, set_attention
 from vagen.policy.errors import ModelError as ModelError
 from vagen.policy.processors import IMAGE_ONLY
+from vagen.policy.towers import batch_tower
 from worlds.text import Representation
 
 FORMAT_FILE = "cloze_format.json"
@@ -54,12 +55,14 @@ class ClozeFormat:
         explain: whether a system message gives the world's rules and the notation.
         worlds: what it was trained on.
         clozes: what it was trained with.
+        history: how many images of its trajectory came before a cloze's own, at most.
     """
 
     representation: Representation = "natural"
     explain: bool = True
     worlds: tuple[str, ...] = ()
     clozes: tuple[str, ...] = ()
+    history: NonNegativeInt = 0
 
 
 _FORMAT = TypeAdapter(ClozeFormat)
@@ -118,6 +121,7 @@ def create(
         model, processor = tiny.build(config.tiny, form.worlds, seed, words)
         policy = Policy(f"tiny-{config.tiny.architecture}", model.to(dtype), processor, form)
     set_attention(policy.model, choose_attention(config.attention, best_device(), policy.model, packed=True))
+    batch_tower(policy.model)
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)  # adapters begin at random
         prepare_training(policy.model, config)
@@ -197,6 +201,7 @@ def load(
         if adapters:
             model = merge_adapters(model, folder)
         set_attention(model, choose_attention(attention, best_device(), model, packed=False))
+        batch_tower(model)
         processor = _load_processor(path if _has_processor(folder) else base, model, trust_remote_code)
     except ModelError:
         raise

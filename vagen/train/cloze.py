@@ -21,6 +21,7 @@ from vagen.policy.batches import Batcher, answer_weights
 from vagen.policy.chat import Chat
 from vagen.policy.packing import Batch
 from vagen.policy.policy import create
+from vagen.policy.work import Cost, Work
 from vagen.train import environment
 from vagen.train.checkpoints import Best, Checkpoints, seed_random
 from vagen.train.engine import (
@@ -122,6 +123,7 @@ def train(config: Config, start: Start = "new", make_validate: MakeValidate | No
         cells = stream.cells
         chat = Chat(policy)
         batcher = Batcher(chat, answer_weights(chat, stream, config.train.balance), cells)
+        cost = Cost.of(policy.model)
         validation = _Validation(config, stream, make_validate, chat, rank, ranks)
         newest = checkpoints.newest()
         universal = newest is not None and checkpoints.spread_otherwise(newest)
@@ -142,7 +144,7 @@ def train(config: Config, start: Start = "new", make_validate: MakeValidate | No
             metrics = Metrics(output, done, config.train.steps, start_reporters(config, id, done))
             stack.enter_context(metrics)
         saved, stopped = done, None
-        interval = _Interval(cells)
+        interval = _Interval(cells, cost)
         for step, batches in enumerate(_timed(engine, _loader(steps, config)), start=done + 1):
             began = time.perf_counter()
             result = engine.step(batches)
@@ -158,7 +160,7 @@ def train(config: Config, start: Start = "new", make_validate: MakeValidate | No
             if step % config.train.log_every == 0 or last or values:
                 if metrics:
                     metrics.report(step, interval.summary() | values)
-                interval = _Interval(cells)
+                interval = _Interval(cells, cost)
             if step % config.train.checkpoint_every == 0 or last or (best is not None and best.step == step):
                 rows = step * config.train.rows
                 checkpoints.write(engine, policy, step, rows, best, config.train.keep_checkpoints)
@@ -218,6 +220,10 @@ class _Steps(IterableDataset):
         first, stride = (worker.id, worker.num_workers) if worker else (0, 1)
         size = self.train.micro_rows
         for step in range(self.start + first, self.train.steps, stride):
+            if self.train.row_tokens:
+                groups = self.stream.share(step, self.train.rows, 0, 1)
+                yield self.batcher.planned(groups, self.train.row_tokens, size, self.rank, self.ranks)
+                continue
             groups = self.stream.share(step, self.train.rows, self.rank, self.ranks)
             yield [self.batcher.batch(groups[i : i + size]) for i in range(0, len(groups), size)]
 
@@ -268,8 +274,8 @@ class _Validation:
 class _Interval:
     """Sums of step results between two reports."""
 
-    def __init__(self, cells: list[Cell]):
-        self.cells = cells
+    def __init__(self, cells: list[Cell], cost: Cost):
+        self.cells, self.cost = cells, cost
         self.seconds = 0.0
         self.results: list[StepResult] = []
         self.lr = 0.0
@@ -283,7 +289,7 @@ class _Interval:
         losses = torch.stack([result.cell_losses for result in self.results]).sum(0)
         tokens = torch.stack([result.cell_tokens for result in self.results]).sum(0)
         computed = sum(result.computed for result in self.results)
-        unpacked = sum(result.unpacked for result in self.results)
+        work, alone = (sum(parts, Work()) for parts in zip(*((r.work, r.alone) for r in self.results), strict=True))
         values = {
             "loss": sum(result.loss for result in self.results) / len(self.results),
             "grad_norm": self.results[-1].grad_norm,
@@ -292,7 +298,9 @@ class _Interval:
             "clozes_per_second": sum(result.samples for result in self.results) / self.seconds,
             "tokens_per_second": computed / self.seconds,
             "supervised_tokens_per_second": float(tokens.sum()) / self.seconds,
-            "sharing": unpacked / computed,
+            "padding": 1 - work.tokens / computed,
+            "sharing": alone.tokens / work.tokens,
+            "sharing_bound": self.cost.operations(alone) / self.cost.operations(work),
         }
         for phase in self.results[0].seconds:
             values[f"seconds/{phase}"] = sum(result.seconds[phase] for result in self.results) / len(self.results)

@@ -9,7 +9,7 @@ import sys
 import warnings
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import astuple, dataclass
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -24,6 +24,7 @@ from deepspeed.utils import logger as deepspeed_logger
 
 from vagen.config import ConfigError, Optimizer, Train
 from vagen.policy.packing import Batch, PackedLoss
+from vagen.policy.work import Work
 from vagen.train.optimizer import ParameterGroup, parameter_groups
 from vagen.train.ranks import free_port, slurm_ranks
 from vagen.train.run import micro_batches
@@ -41,7 +42,8 @@ class StepResult:
         cell_losses: (C,) summed plain losses of each metrics cell.
         cell_tokens: (C,) supervised tokens of each cell.
         computed: tokens the model went through, padding included.
-        unpacked: tokens it would have gone through without sharing.
+        work: what there was to compute, of all processes.
+        alone: what there would have been to compute without sharing.
         samples: clozes in the step.
         seconds: of this process, by phase; see :class:`Stopwatch`.
     """
@@ -51,7 +53,8 @@ class StepResult:
     cell_losses: torch.Tensor
     cell_tokens: torch.Tensor
     computed: int
-    unpacked: int
+    work: Work
+    alone: Work
     samples: int
     seconds: dict[str, float]
 
@@ -146,6 +149,7 @@ class Engine:
         self, model: torch.nn.Module, train: Train, optimizer: Optimizer, cells: int, universal: bool = False
     ):
         self.ranks = deepspeed.comm.get_world_size()
+        self._planned = bool(train.row_tokens)  # then steps differ in how many forward passes they take
         self.accumulation = micro_batches(train, self.ranks)
         self.cells = cells
         self.zero_stage = train.zero_stage
@@ -157,16 +161,16 @@ class Engine:
         config = _deepspeed_config(train, optimizer, self.ranks, self.accumulation)
         config["checkpoint"] = {"load_universal": universal}
         _place(model, train, config)
+        self.stopwatch = Stopwatch(_accelerator().synchronize)
         self._engine: Any  # DeepSpeed's type hints do not know what its engine holds
         self._engine, *_ = deepspeed.initialize(
-            model=PackedLoss(model),
+            model=PackedLoss(model, self.stopwatch.phase),
             optimizer=self._updater,
             lr_scheduler=self._schedule,  # pyright: ignore[reportArgumentType] - a LambdaLR, which it takes
             config=config,
             dist_init_required=False,
         )
         self.device = self._engine.device
-        self.stopwatch = Stopwatch(_accelerator().synchronize)
 
     @property
     def lr(self) -> float:
@@ -175,30 +179,35 @@ class Engine:
         return self._peak * float(group["lr"]) / float(group["initial_lr"])
 
     def step(self, batches: Sequence[Batch]) -> StepResult:
-        """One optimizer step over this process's micro-batches.
+        """One optimizer step over this process's micro-batches, of which every process has as many.
 
         The loss is normalised by the weight of all supervised tokens of the step over all processes, so neither the
         number of processes nor that of micro-batches changes it.
         """
-        assert len(batches) == self.accumulation, "one batch per accumulation step"
+        assert self._planned or len(batches) == self.accumulation, "one batch per accumulation step"
         phase = self.stopwatch.phase
+        work, alone = (sum(parts, Work()) for parts in zip(*((b.work, b.alone) for b in batches), strict=True))
         counts = torch.tensor(
             [
                 sum(float(batch.weights.sum(dtype=torch.float64)) for batch in batches),
                 sum(batch.ids.numel() for batch in batches),
-                sum(batch.unpacked for batch in batches),
                 sum(batch.samples for batch in batches),
+                *astuple(work),
+                *astuple(alone),
             ],
             dtype=torch.float64,
         )
         with phase("communication"):
-            weight, computed, unpacked, samples = self.sum(counts).tolist()
+            weight, *summed = self.sum(counts).tolist()
+        computed, samples, *works = map(int, summed)
         # DeepSpeed averages over processes and accumulation steps; the loss wants their sum over one global weight.
         scale = self.ranks * self.accumulation / weight
         norm = 0.0  # stage 0 does not keep it
         total, cells = torch.zeros(1, dtype=torch.float64), torch.zeros(2, self.cells, dtype=torch.float64)
-        for batch in batches:
-            with phase("forward"):
+        for number, batch in enumerate(batches, start=1):
+            if self._planned:
+                self._engine.set_gradient_accumulation_boundary(number == len(batches))
+            with phase("language"):
                 on_device = batch.to(self.device, self.dtype)
                 losses = self._engine(on_device)
                 weighted = (losses * on_device.weights).sum()
@@ -220,9 +229,10 @@ class Engine:
             grad_norm=norm if self.zero_stage == 0 else float(self._engine.get_global_grad_norm()),
             cell_losses=sums[1 : 1 + self.cells],
             cell_tokens=sums[1 + self.cells :],
-            computed=int(computed),
-            unpacked=int(unpacked),
-            samples=int(samples),
+            computed=computed,
+            work=Work(*works[: len(works) // 2]),
+            alone=Work(*works[len(works) // 2 :]),
+            samples=samples,
             seconds=self.stopwatch.take(),
         )
 

@@ -39,6 +39,7 @@ MAY_CHANGE = (
     "collect",
     "evaluate",
     "train.micro_rows",
+    "train.row_tokens",
     "train.workers",
     "train.prefetch",
     "train.log_every",
@@ -94,11 +95,13 @@ def open_stream(config: Config) -> TrainingStream:
 
 
 def micro_batches(train: Train, ranks: int) -> int:
-    """Forward passes per process and step.
+    """Forward passes per process and step; 1 where ``train.row_tokens`` makes each step plan its own.
 
     Raises:
         ConfigError: rows do not divide evenly.
     """
+    if train.row_tokens:
+        return 1
     if train.rows % (ranks * train.micro_rows):
         raise ConfigError(
             f"train.rows={train.rows} is not a multiple of {ranks} processes times train.micro_rows={train.micro_rows}"
@@ -145,7 +148,8 @@ def _check_sizes(stream: TrainingStream, size: int) -> None:
 def cloze_format(config: Config, stream: TrainingStream) -> ClozeFormat:
     """How a run writes its clozes."""
     clozes = config.clozes
-    return ClozeFormat(clozes.representation, clozes.explain, stream.worlds, tuple(stream.patterns))
+    patterns = tuple(stream.patterns)
+    return ClozeFormat(clozes.representation, clozes.explain, stream.worlds, patterns, clozes.history)
 
 
 # ----------------------------------------------------------------------------------------------- the folder of a run
