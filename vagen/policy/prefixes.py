@@ -30,6 +30,7 @@ Asked = tuple[Prompt, Sequence[Picture]]  # a prompt and its images
 
 ROW_TOKENS = 1024  # of a row with several prompts: a row's mask and scores grow with the square
 ROW_PROMPTS = 16  # in a row: what one of them writes takes place that the others attend to in vain
+WIDTH = 4
 LEAST_SHARED = 0.25  # of a prompt's tokens must be there already for it to join a row
 
 
@@ -125,6 +126,7 @@ def write_shared(
         for together in _batches(rows, batch):
             chosen = [index for row in together for index in row]
             prefilled = _prefill(chat, [[prompts[index] for index in row] for row in together])
+            prefilled.regroup(_narrow(prefilled.row, WIDTH))
             _write(chat, prefilled, [answers[index] for index in chosen])
             progress(len(chosen))
 
@@ -159,7 +161,7 @@ def _batches(rows: Sequence[list[int]], batch: int) -> Iterator[list[list[int]]]
     """Rows in their order, so many at a time that they hold about ``batch`` prompts."""
     chosen: list[list[int]] = []
     for row in rows:
-        if chosen and (len(chosen) + 1) * max(len(row), len(chosen[-1])) > batch:
+        if chosen and sum(map(len, chosen)) + len(row) > batch:
             yield chosen
             chosen = []
         chosen.append(row)
@@ -186,20 +188,27 @@ class _State:
     next: torch.Tensor
 
     def keep(self, places: torch.Tensor) -> None:
-        """Go on with some of the answers; cached tokens that none of them sees go once they are many."""
+        """Go on with some of the answers; what was cached for the others goes once it is much."""
         self.row, self.sees, self.next = self.row[places], self.sees[places], self.next[:, places]
-        used = torch.zeros(int(self.row.max()) + 1, self.sees.shape[1], device=self.row.device)
-        used = used.index_add_(0, self.row, self.sees.to(used.dtype)) > 0
-        kept = used.any(1).nonzero()[:, 0]
-        size = int(used.sum(1).max())
-        held = len(self.cache.layers[0].keys) * self.sees.shape[1]
-        if 2 * len(kept) * size > held:
-            return
-        columns = (~used[kept]).to(torch.uint8).argsort(dim=1, stable=True)[:, :size]  # (rows kept, size)
+        _, rows = self.row.unique_consecutive(return_inverse=True)
+        seen = torch.zeros(int(rows[-1]) + 1, self.sees.shape[1], device=rows.device)
+        longest = int((seen.index_add_(0, rows, self.sees.to(seen.dtype)) > 0).sum(1).max())
+        if 2 * len(seen) * longest <= len(self.cache.layers[0].keys) * self.sees.shape[1]:
+            self.regroup(rows)
+
+    def regroup(self, rows: torch.Tensor) -> None:
+        """Let answers stand in other rows, each with copies of what its answers see and nothing else.
+
+        Args:
+            rows: (N,) the new row of each answer, from 0 on and not descending; answers of one row stood in one.
+        """
+        seen = torch.zeros(int(rows[-1]) + 1, self.sees.shape[1], device=rows.device)
+        seen = seen.index_add_(0, rows, self.sees.to(seen.dtype)) > 0
+        sources = rows.new_zeros(len(seen)).scatter_(0, rows, self.row)
+        columns = (~seen).to(torch.uint8).argsort(dim=1, stable=True)[:, : int(seen.sum(1).max())]  # those seen first
         for layer in self.cache.layers:
-            layer.keys, layer.values = _select(layer.keys, kept, columns), _select(layer.values, kept, columns)
-        self.row = torch.searchsorted(kept, self.row)
-        self.sees = self.sees.gather(1, columns[self.row])
+            layer.keys, layer.values = _select(layer.keys, sources, columns), _select(layer.values, sources, columns)
+        self.row, self.sees = rows, self.sees.gather(1, columns[rows])
 
 
 def _select(cached: torch.Tensor, rows: torch.Tensor, columns: torch.Tensor) -> torch.Tensor:
@@ -237,6 +246,14 @@ def _prefill(chat: Chat, rows: Sequence[Sequence[Asked]]) -> _State:
         sees=(columns <= column[:, None]) & (column[:, None] < batch.ends[row]),
         next=torch.tensor(np.tile(after, (planes, 1)), device=model.device),
     )
+
+
+def _narrow(row: torch.Tensor, width: int) -> torch.Tensor:
+    """(N,) rows cut into rows of at most ``width``."""
+    counts = torch.bincount(row)
+    place = torch.arange(len(row), device=row.device) - (counts.cumsum(0) - counts)[row]
+    _, rows = (row * len(row) + place // width).unique_consecutive(return_inverse=True)
+    return rows
 
 
 def _write(chat: Chat, state: _State, answers: Sequence[Writing]) -> None:
