@@ -11,7 +11,7 @@ import torch
 
 from vagen.cloze.build import build
 from vagen.cloze.grammar import NAMED, ClozeError, named
-from vagen.cloze.sample import Sample, window_at
+from vagen.cloze.sample import Sample, imagined, simulator, window_at
 from vagen.config import Tiny
 from vagen.mdp import Trajectory
 from vagen.policy import tiny
@@ -84,16 +84,24 @@ LAYOUTS: dict[str, Callable[[Trajectory, int], Asked]] = {"single": single}
 
 
 def _every_cloze(window: Trajectory) -> list[Sample]:
-    """Each named cloze about each part of a window, no two alike; those about its beginning first."""
+    """Each named cloze about each part of a window, no two alike.
+
+    First about what happened, from the beginning on, then about other actions, each simulated from the same state.
+    """
     found: dict[tuple, Sample] = {}
-    for start in range(len(window)):
-        for name in NAMED:
+    parts = [(start, name) for start in range(len(window)) for name in NAMED]
+    for action in (None, *range(len(simulator(window.world).actions))):
+        for start, name in parts:
             pattern = named(name)
-            if start + max(1, pattern.length) > len(window):
+            length = max(1, pattern.length)
+            free = pattern.dynamics and pattern.task != "order" and not pattern.choices
+            if start + length > len(window) or (action is not None and not free):
                 continue
+            part = window_at(window, start, length)
+            [about] = [part] if action is None else imagined(part, [action])
             with suppress(ClozeError):  # not every moment can be asked every question
-                sample = build(name, pattern, window_at(window, start, max(1, pattern.length)), "grid")
-                found.setdefault((sample.question, tuple(map(id, sample.images))), sample)
+                sample = build(name, pattern, about, "grid")
+                found.setdefault((sample.question, *map(repr, sample.images)), sample)
     return list(found.values())
 
 
