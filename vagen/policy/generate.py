@@ -18,7 +18,7 @@ from vagen.policy.chat import Chat, Encoded
 from vagen.policy.constrain import Automaton, ConstrainedLogits
 from vagen.policy.packing import PackedLoss, collate, distinct_pictures, pack
 from vagen.policy.prefixes import Asked as Asked
-from vagen.policy.prefixes import Writing, why_not_shared, write_shared
+from vagen.policy.prefixes import Writing, common_rows, why_not_shared, write_shared
 
 # What a model's own generation configuration may say and greedy decoding must not do: a penalty for repetition, as in
 # Qwen2.5-VL's, would make a board of equal cells impossible to write.
@@ -97,7 +97,7 @@ def generate_plain(
 def score_answers(chat: Chat, prompts: Sequence[Asked], answers: Sequence[Sequence[str]]) -> list[NDArray[np.float64]]:
     """Log-probabilities of whole answers, ends of turns included, in one forward pass.
 
-    The answers to a prompt share it, and prompts share images: see :mod:`vagen.policy.packing`.
+    The answers to a prompt share it, and prompts share what they begin with: see :mod:`vagen.policy.packing`.
 
     Args:
         answers: for each prompt, one or more answers.
@@ -105,9 +105,11 @@ def score_answers(chat: Chat, prompts: Sequence[Asked], answers: Sequence[Sequen
     Returns:
         For each prompt, one log-probability in nats per answer.
     """
+    together = common_rows(prompts)
     rows = []
-    for (prompt, pictures), texts in zip(prompts, answers, strict=True):
-        rows.append(pack([Encoded(prompt, chat.answer_tokens(text), tuple(pictures)) for text in texts]))
+    for row in together:
+        texts = [(prompts[index], text) for index in row for text in answers[index]]
+        rows.append(pack([Encoded(prompt, chat.answer_tokens(text), tuple(shown)) for (prompt, shown), text in texts]))
     ones, cells = [np.ones(len(row.targets)) for row in rows], [row.sample for row in rows]
     images = chat.image_tensors(distinct_pictures(rows))
     model = chat.policy.model
@@ -116,10 +118,14 @@ def score_answers(chat: Chat, prompts: Sequence[Asked], answers: Sequence[Sequen
     batch = collate(rows, ones, cells, images, chat.tokenizer.pad_token_id or 0)
     losses = PackedLoss(model)(batch.to(chat.policy.device, model.dtype)).double().cpu().numpy()
     model.train(was_training)
+    found: list[NDArray[np.float64]] = [np.zeros(0)] * len(prompts)
     parts = np.split(losses, np.cumsum([len(row.targets) for row in rows])[:-1])
-    return [
-        -np.bincount(row.sample, part, row.samples).astype(np.float64) for row, part in zip(rows, parts, strict=True)
-    ]
+    for row, packed, part in zip(together, rows, parts, strict=True):
+        sums = -np.bincount(packed.sample, part, packed.samples).astype(np.float64)
+        ends = np.cumsum([len(answers[index]) for index in row])
+        for index, own in zip(row, np.split(sums, ends[:-1]), strict=True):
+            found[index] = own
+    return found
 
 
 def score_choices(chat: Chat, asked: Asked, answers: Sequence[str]) -> NDArray[np.float64]:

@@ -101,6 +101,23 @@ def common_rows(prompts: Sequence[Asked], tokens: int = ROW_TOKENS, most: int = 
     return rows
 
 
+def batches(prompts: Sequence[Asked], batch: int) -> Iterator[list[list[int]]]:
+    """The :func:`common_rows` of prompts, so many at a time that they hold at most ``batch`` prompts.
+
+    Rows of one batch are padded to one length and to one number of prompts, so those alike go together.
+    """
+    rows = common_rows(prompts, most=min(ROW_PROMPTS, batch))
+    rows.sort(key=lambda row: (len(row), max(len(prompts[index][0].ids) for index in row)))
+    chosen: list[list[int]] = []
+    for row in rows:
+        if sum(map(len, chosen)) + len(row) > batch:
+            yield chosen
+            chosen = []
+        chosen.append(row)
+    if chosen:
+        yield chosen
+
+
 @torch.inference_mode()
 def write_shared(
     chat: Chat,
@@ -113,17 +130,15 @@ def write_shared(
 
     Args:
         answers: to the prompts; not yet begun.
-        batch: prompts per forward pass, as nearly as rows allow.
+        batch: prompts per forward pass.
         progress: called with the number of prompts finished in each batch.
 
     Raises:
         ModelError: the model cannot share prefixes; see :func:`why_not_shared`.
     """
     _check(chat.policy.model)
-    rows = common_rows(prompts, most=min(ROW_PROMPTS, batch))
-    rows.sort(key=lambda row: (len(row), max(len(prompts[index][0].ids) for index in row)))  # alike: little padding
     with dense_attention(chat.policy.model):
-        for together in _batches(rows, batch):
+        for together in batches(prompts, batch):
             chosen = [index for row in together for index in row]
             prefilled = _prefill(chat, [[prompts[index] for index in row] for row in together])
             prefilled.regroup(_narrow(prefilled.row, WIDTH))
@@ -155,18 +170,6 @@ def _alike(one: NDArray[Any], other: NDArray[Any]) -> int:
     size = min(len(one), len(other))
     different = np.flatnonzero(one[:size] != other[:size])
     return int(different[0]) if len(different) else size
-
-
-def _batches(rows: Sequence[list[int]], batch: int) -> Iterator[list[list[int]]]:
-    """Rows in their order, so many at a time that they hold about ``batch`` prompts."""
-    chosen: list[list[int]] = []
-    for row in rows:
-        if chosen and sum(map(len, chosen)) + len(row) > batch:
-            yield chosen
-            chosen = []
-        chosen.append(row)
-    if chosen:
-        yield chosen
 
 
 @dataclass
