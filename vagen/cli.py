@@ -573,7 +573,10 @@ def _eval_worldmodel(args: argparse.Namespace, _: list[str]) -> int:
     chat = _load_chat(args.model, args.representation)
     trained = chat.policy.format
     from vagen.evaluate.worldmodel import evaluate, summary
+    from vagen.policy.prefixes import why_not_shared
 
+    if reason := why_not_shared(chat.policy.model):
+        print(f"vagen: each question is asked for itself: {reason}", file=sys.stderr)
     card = evaluate(
         chat,
         _chosen(args.worlds, trained.worlds, "--worlds"),

@@ -1,11 +1,12 @@
 """Reading trajectories with their images: frames drawn from stored states against stored images.
 
-    python scripts/bench/data.py [--worlds sokoban-6x6 ...] [--episodes 400] [--rounds 5] [--output outputs/bench]
+    python scripts/bench/data.py [--worlds sokoban-6x6 ...] [--episodes 400] [--rounds 5]
 
 Collects episodes of a world, stores the same frames for each peer, and reads all of them by turns, in one process:
-ours (checksum, validation and first-frame hash included), WebDataset with lossless WebP, and, where it is installed,
-🤗 datasets with PNG in Arrow. All must give the same pixels. Worlds that end in ``-224px`` are drawn at that size.
-Prints a JSON line per world and peer, in trajectories per second, and appends it to ``data.jsonl``.
+ours (checksum, validation and first-frame hash included), WebDataset with lossless WebP, and, where it is installed
+(as in the environment that ``peers.sh`` makes: ``build/peers/bin/python scripts/bench/data.py``), 🤗 datasets with PNG
+in Arrow. All must give the same pixels. Worlds that end in ``-224px`` are drawn at that size. Prints a JSON line per
+world and peer, in trajectories per second.
 """
 
 from __future__ import annotations
@@ -14,13 +15,9 @@ import argparse
 import hashlib
 import json
 import os
-import platform
-import statistics
 import sys
 import tempfile
-import time
 from collections.abc import Callable, Iterator
-from importlib.metadata import version
 from importlib.util import find_spec
 from io import BytesIO
 from pathlib import Path
@@ -28,6 +25,7 @@ from pathlib import Path
 os.environ.setdefault("OMP_NUM_THREADS", "1")
 
 import numpy as np
+from measure import ROUNDS, comparison, rates
 from numpy.typing import NDArray
 from PIL import Image
 from webdataset.compat import WebDataset
@@ -52,16 +50,11 @@ def main() -> None:
         "--worlds", nargs="+", default=["minigrid-rooms-6x6", "sokoban-6x6", "frozenlake-6x6", "sokoban-8x8-224px"]
     )
     parser.add_argument("--episodes", type=int, default=400)
-    parser.add_argument("--rounds", type=int, default=5)
-    parser.add_argument("--output", type=Path, default=Path("outputs/bench"))
+    parser.add_argument("--rounds", type=int, default=ROUNDS)
     args = parser.parse_args()
-    args.output.mkdir(parents=True, exist_ok=True)
     for world in args.worlds:
-        for result in measure(world, args.episodes, args.rounds):
-            line = json.dumps(result)
-            print(line, flush=True)
-            with (args.output / "data.jsonl").open("a", encoding="utf-8") as file:
-                file.write(line + "\n")
+        for line in measure(world, args.episodes, args.rounds):
+            print(json.dumps(line), flush=True)
 
 
 def measure(world: str, episodes: int, rounds: int) -> Iterator[dict]:
@@ -76,25 +69,12 @@ def measure(world: str, episodes: int, rounds: int) -> Iterator[dict]:
         pixels = {peer: digest(read()) for peer, read in readers.items()}
         if len(set(pixels.values())) > 1:
             sys.exit(f"{world}: the readers give different pixels: {pixels}")
-        speeds: dict[str, list[float]] = {peer: [] for peer in readers}
-        for _ in range(rounds):
-            for peer, read in readers.items():
-                began = time.perf_counter()
-                count = sum(1 for _ in read())
-                speeds[peer].append(count / (time.perf_counter() - began))
+        ways = {peer: lambda read=read: sum(1 for _ in read()) for peer, read in readers.items()}
+        speeds = rates(ways, rounds, 0.0, warm=False)
         ours = speeds.pop("ours")
-        for peer, theirs in speeds.items():
-            ratios = [mine / other for mine, other in zip(ours, theirs, strict=True)]
-            yield {
-                "what": f"trajectories/s with all frames, {world}",
-                "peer": peer,
-                "ours": round(statistics.median(ours), 1),
-                "theirs": round(statistics.median(theirs), 1),
-                "ratio": round(statistics.median(ratios), 2),
-                "ratio_spread": [round(min(ratios), 2), round(max(ratios), 2)],
-                "machine": f"{platform.machine()}, {os.cpu_count()} cores, one process, {platform.python_version()}",
-                "versions": {package: version(package) for package in packages(peer)},
-            }
+        for stored, theirs in speeds.items():
+            what = f"trajectories/s with all frames, {world}; theirs: {stored}"
+            yield comparison(what, "stored_images", ours, theirs, packages(stored))
 
 
 def packages(peer: str) -> list[str]:

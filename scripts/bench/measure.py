@@ -1,14 +1,22 @@
-"""Timing two ways of doing the same in turn, and the JSON line that benchmarks print."""
+"""Timing ways of doing the same in turn, and the JSON line that benchmarks print.
+
+Nothing here asserts how long anything takes: machines differ, so what counts is the ratio of two ways on the same one,
+measured side by side several times.
+"""
 
 from __future__ import annotations
 
-import importlib.metadata
 import json
+import os
 import platform
 import statistics
 import sys
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from importlib.metadata import version
+from pathlib import Path
+
+ROUNDS = 5  # of every way, by turns
 
 
 def rate(work: Callable[[], int], seconds: float) -> float:
@@ -19,31 +27,88 @@ def rate(work: Callable[[], int], seconds: float) -> float:
     return done / spent
 
 
+def rates(
+    works: Mapping[str, Callable[[], int]], rounds: int = ROUNDS, seconds: float = 1.0, warm: bool = True
+) -> dict[str, list[float]]:
+    """Units per second of each way, once per round, the ways by turns.
+
+    Args:
+        seconds: how long each is repeated in a round; 0 does it once.
+        warm: do each once before the first round, so that caches are filled and imports done.
+    """
+    for work in works.values() if warm else ():
+        work()
+    found: dict[str, list[float]] = {name: [] for name in works}
+    for _ in range(rounds):
+        for name, work in works.items():
+            began = time.perf_counter()
+            found[name].append(rate(work, seconds) if seconds else work() / (time.perf_counter() - began))
+    return found
+
+
+def comparison(
+    what: str,
+    peer: str,
+    ours: Sequence[float],
+    theirs: Sequence[float],
+    packages: Sequence[str],
+    bound: float | None = None,
+    versions: Mapping[str, str] | None = None,
+) -> dict:
+    """What a JSON line says: medians of both, and the median ratio of what was measured in one round, with its spread.
+
+    Args:
+        ours, theirs: units per second by round.
+        packages: whose versions matter.
+        bound: the largest ratio there can be, of which the share reached is given; ``None`` where none is known.
+        versions: of packages in the peer's own environment.
+    """
+    ratios = sorted(mine / other for mine, other in zip(ours, theirs, strict=True))
+    ratio = statistics.median(ratios)
+    return {
+        "what": what,
+        "peer": peer,
+        "ours": _short(statistics.median(ours)),
+        "theirs": _short(statistics.median(theirs)),
+        "ratio": _short(ratio),
+        "ratio_spread": [_short(ratios[0]), _short(ratios[-1])],
+        "bound": None if bound is None else _short(ratio / bound),
+        "machine": machine(),
+        "versions": {
+            "python": sys.version.split()[0],
+            **{package: version(package) for package in packages},
+            **(versions or {}),
+        },
+    }
+
+
 def compare(
     what: str,
     peer: str,
     ours: Callable[[], int],
     theirs: Callable[[], int],
     packages: Sequence[str],
-    rounds: int = 5,
+    rounds: int = ROUNDS,
     seconds: float = 1.0,
 ) -> str:
-    """One JSON line: median units per second of both, measured in turn, and the ratio with its least and largest."""
-    for work in (ours, theirs):  # caches are filled, imports done
-        work()
-    pairs = [(rate(ours, seconds), rate(theirs, seconds)) for _ in range(rounds)]
-    ratios = sorted(mine / other for mine, other in pairs)
-    line = {
-        "what": what,
-        "peer": peer,
-        "ours": round(statistics.median(mine for mine, _ in pairs)),
-        "theirs": round(statistics.median(other for _, other in pairs)),
-        "ratio": round(statistics.median(ratios), 1),
-        "ratio_spread": [round(ratios[0], 1), round(ratios[-1], 1)],
-        "machine": f"{platform.machine()}, {platform.system()}, one core",
-        "versions": {
-            "python": sys.version.split()[0],
-            **{package: importlib.metadata.version(package) for package in packages},
-        },
-    }
-    return json.dumps(line)
+    """One JSON line about two ways of doing the same."""
+    found = rates({"ours": ours, "theirs": theirs}, rounds, seconds)
+    return json.dumps(comparison(what, peer, found["ours"], found["theirs"], packages))
+
+
+def machine() -> str:
+    """The processor, how many cores there are, and on how many this process may compute."""
+    threads = os.environ.get("OMP_NUM_THREADS")
+    return f"{_processor()}, {os.cpu_count()} cores, {f'{threads} used' if threads else 'all used'}"
+
+
+def _processor() -> str:
+    info = Path("/proc/cpuinfo")
+    lines = info.read_text(encoding="utf-8").splitlines() if info.is_file() else []
+    names = [line.split(":", 1)[1].strip() for line in lines if line.startswith("model name")]
+    return names[0] if names else f"{platform.machine()}, {platform.system()}"
+
+
+def _short(value: float) -> float:
+    """Four digits."""
+    return float(f"{value:.4g}")

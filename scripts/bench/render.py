@@ -1,18 +1,24 @@
-"""Frames per second of our renderer against MiniGrid's, both views, and against a renderer that pastes tile by tile.
+"""Frames per second of our renderer against MiniGrid's, gym-sokoban's, pasting tile by tile, and copying memory.
 
-    python scripts/bench/render.py [--batch 64] [--seconds 1]
+    python scripts/bench/render.py [--batch 64] [--seconds 1] [--rounds 5] [--peers minigrid gym_sokoban ...]
 
-Frames are 64 px wide (the egocentric ones 56 px: 7 x 7 tiles of 8 px) and pixel for pixel the same, which is checked
-first. Prints one JSON line per comparison.
+Frames are 64 px wide (the egocentric ones 56 px: 7 x 7 tiles of 8 px). Those of ``minigrid`` and ``pasting`` are pixel
+for pixel the same, which is checked first. ``gym_sokoban`` draws the same rooms with its own tiles of 16 px, the only
+size it has, so ours are measured at 64 px and at its 128 px. ``memory_copy`` copies finished frames of 224 px: which
+share of its speed we reach is the ``bound``. Prints one JSON line per comparison. ``peers.sh`` installs gym-sokoban.
 """
 
 from __future__ import annotations
 
 import argparse
-from collections.abc import Callable
+import json
+import tempfile
+from collections.abc import Callable, Iterator
+from pathlib import Path
 
 import numpy as np
-from measure import compare
+from measure import ROUNDS, comparison, rates
+from worker import Worker, peers_python
 
 import worlds
 from worlds.core import Snapshot, World
@@ -20,29 +26,91 @@ from worlds.minigrid import MiniGrid
 from worlds.sokoban import Sokoban
 
 TILE = 8
+PACKAGES = ("minigrid", "numpy")
+PEERS = ("minigrid", "pasting", "gym_sokoban", "memory_copy")
+GRIDS = ("minigrid/DoorKey-8x8-v0", "minigrid/DoorKey-8x8-v0/partial", "babyai/GoToLocal-v0/partial")
+SOKOBAN = "sokoban-8x8-2box"
+
+worlds.register("sokoban-8x8-128px", "worlds.sokoban:Sokoban", size=8, boxes=2, tile_size=16)
+worlds.register("sokoban-8x8-224px", "worlds.sokoban:Sokoban", size=8, boxes=2, tile_size=28)
+worlds.register("minigrid-rooms-8x8-224px", "worlds.minigrid:MiniGrid", env_id="VAGEN-Rooms-8x8-v0", tile_size=28)
+
+# What gym-sokoban calls what is on a cell.
+CODES = {("wall",): 0, (): 1, ("target",): 2, ("box", "target"): 3, ("box",): 4, ("agent",): 5, ("agent", "target"): 6}
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0] if __doc__ else None)
     parser.add_argument("--batch", type=int, default=64)
     parser.add_argument("--seconds", type=float, default=1.0)
+    parser.add_argument("--rounds", type=int, default=ROUNDS)
+    parser.add_argument("--peers", nargs="+", choices=PEERS, default=list(PEERS))
     args = parser.parse_args()
-    for id in ("minigrid/DoorKey-8x8-v0", "minigrid/DoorKey-8x8-v0/partial", "babyai/GoToLocal-v0/partial"):
-        report(id, "minigrid's renderer", minigrid, args)
-    report("sokoban-8x8-2box", "pasting tile by tile", pasting, args)
+    measures = {"minigrid": minigrid, "pasting": pasting, "gym_sokoban": gym_sokoban, "memory_copy": memory_copy}
+    for peer in args.peers:
+        for line in measures[peer](args):
+            print(json.dumps(line), flush=True)
 
 
-def report(id: str, peer: str, renderer: Callable, args: argparse.Namespace) -> None:
-    what = f"{id}: frames/s in batches of {args.batch}"
+def minigrid(args: argparse.Namespace) -> Iterator[dict]:
+    """Against MiniGrid, both views."""
+    for id in GRIDS:
+        yield exact(id, "minigrid", minigrid_frames, args)
+
+
+def pasting(args: argparse.Namespace) -> Iterator[dict]:
+    """Against one picture per kind of cell, copied into each frame cell by cell, as Sokoban environments do."""
+    yield exact(SOKOBAN, "pasting", pasted_frames, args)
+
+
+def exact(id: str, peer: str, renderer: Callable, args: argparse.Namespace) -> dict:
+    """The line about a peer whose frames are the same."""
     world = worlds.make(id)
     snapshots = states(world, args.batch)
     theirs = renderer(world, snapshots)
     np.testing.assert_array_equal(world.render_states(snapshots), np.stack(theirs()))
+    ways = {"ours": lambda: len(world.render_states(snapshots)), peer: lambda: len(theirs())}
+    found = rates(ways, args.rounds, args.seconds)
+    return comparison(f"{id}: frames/s in batches of {args.batch}", peer, found["ours"], found[peer], PACKAGES)
 
-    def ours() -> int:
-        return len(world.render_states(snapshots))
 
-    print(compare(what, peer, ours, lambda: len(theirs()), ["minigrid", "numpy"], seconds=args.seconds), flush=True)
+def gym_sokoban(args: argparse.Namespace) -> Iterator[dict]:
+    """Against gym-sokoban, the same rooms."""
+    for id in (SOKOBAN, "sokoban-8x8-128px"):
+        world = worlds.make(id)
+        snapshots = states(world, args.batch)
+        with tempfile.TemporaryDirectory() as folder:
+            path = Path(folder) / "rooms.json"
+            path.write_text(json.dumps([room(world, snapshot) for snapshot in snapshots]), encoding="utf-8")
+            with Worker(peers_python(), "render_sokoban.py", [str(path)], cores=1) as peer:
+                ways = {"ours": lambda w=world, s=snapshots: len(w.render_states(s)), "theirs": peer}
+                found = rates(ways, args.rounds, args.seconds)
+                size = " x ".join(map(str, peer.about["shape"][:2]))
+                versions = peer.about["versions"]
+        what = f"{id}: frames/s in batches of {args.batch}; theirs of {size} px"
+        yield comparison(what, "gym_sokoban", found["ours"], found["theirs"], PACKAGES, versions=versions)
+
+
+def memory_copy(args: argparse.Namespace) -> Iterator[dict]:
+    """Against copying as many finished frames of 224 px."""
+    for id in ("sokoban-8x8-224px", "minigrid-rooms-8x8-224px"):
+        world = worlds.make(id)
+        snapshots = states(world, args.batch)
+        done = world.render_states(snapshots)
+        ways = {"ours": lambda w=world, s=snapshots: len(w.render_states(s)), "theirs": lambda d=done: len(d.copy())}
+        found = rates(ways, args.rounds, args.seconds)
+        what = f"{id}: frames/s in batches of {args.batch}"
+        yield comparison(what, "memory_copy", found["ours"], found["theirs"], PACKAGES, bound=1.0)
+
+
+def room(world: World, snapshot: Snapshot) -> list[list[int]]:
+    """A state as gym-sokoban writes it."""
+    assert isinstance(world, Sokoban)
+    facts = world.facts(snapshot)
+    return [
+        [CODES[tuple(sorted(thing.kind for thing in facts.at(x, y)))] for x in range(world.width)]
+        for y in range(world.height)
+    ]
 
 
 def states(world: World, count: int) -> list[Snapshot]:
@@ -57,7 +125,7 @@ def states(world: World, count: int) -> list[Snapshot]:
     return found[:count]
 
 
-def minigrid(world: World, snapshots: list[Snapshot]) -> Callable[[], list[np.ndarray]]:
+def minigrid_frames(world: World, snapshots: list[Snapshot]) -> Callable[[], list[np.ndarray]]:
     """MiniGrid's own ``get_frame`` of environments that are in these states."""
     assert isinstance(world, MiniGrid)
     envs = []
@@ -70,7 +138,7 @@ def minigrid(world: World, snapshots: list[Snapshot]) -> Callable[[], list[np.nd
     return lambda: [env.get_frame(highlight=partial, tile_size=TILE, agent_pov=partial) for env in envs]
 
 
-def pasting(world: World, snapshots: list[Snapshot]) -> Callable[[], list[np.ndarray]]:
+def pasted_frames(world: World, snapshots: list[Snapshot]) -> Callable[[], list[np.ndarray]]:
     """One picture per kind of cell, copied into each frame cell by cell, as Sokoban environments commonly do."""
     assert isinstance(world, Sokoban)
     pictures = {}  # by what is seen on a cell

@@ -152,12 +152,14 @@ def evaluate(
     answers = sum(2 if pattern.shows_images else 1 for pattern in patterns.values())  # one with a shuffled image
     with Progress(n * len(worlds) * answers, "evaluate", "answers") as progress:
         for world in worlds:
+            drawn = []
             for cloze, pattern in patterns.items():
                 form = chat.policy.format
-                samples = draw_samples(
-                    world, cloze, pattern, n, seed, split, form.representation, strata, form.history
+                drawn.append(
+                    draw_samples(world, cloze, pattern, n, seed, split, form.representation, strata, form.history)
                 )
-                rows.append(_row(chat, samples, seed, batch, seen, progress, constrainer))
+            asked = _ask(chat, drawn, seed, batch, progress, constrainer)
+            rows += [_row(chat, samples, replies, seen) for samples, replies in zip(drawn, asked, strict=True)]
     return {
         "rows": [asdict(row) for row in rows],
         "split": split,
@@ -269,23 +271,63 @@ class _Episodes:
 _episodes = lru_cache(maxsize=2)(_Episodes)
 
 
-def _row(
+@dataclass(frozen=True)
+class _Replies:
+    """To the samples of one cloze.
+
+    Attributes:
+        pictures: that each sample was shown.
+        answers: to each.
+        shuffled: to each with another sample's pictures; ``None`` for clozes without.
+    """
+
+    pictures: list[list[Picture]]
+    answers: list[Answer]
+    shuffled: list[Answer] | None
+
+
+def _ask(
     chat: Chat,
-    samples: Sequence[Sample],
+    drawn: Sequence[Sequence[Sample]],
     seed: int,
     batch: int,
-    seen: set[tuple[Facts, int, Facts]] | None,
     progress: Progress,
     constrainer: Constrainer | None,
-) -> Row:
-    pattern = samples[0].pattern
-    pictures = draw(samples)
-    answers = _answers(chat, samples, pictures, batch, progress, constrainer)
+) -> list[_Replies]:
+    """Ask all clozes about a world together, for those about the same images share them.
+
+    Clozes with images are asked once more with another sample's: what the model gets right without looking.
+    """
+    images = iter(draw([sample for samples in drawn for sample in samples]))
+    shown = [[next(images) for _ in samples] for samples in drawn]
+    asked: list[tuple[Sample, list[Picture]]] = []
+    for samples, pictures in zip(drawn, shown, strict=True):
+        asked += zip(samples, pictures, strict=True)
+        if samples[0].pattern.shows_images:
+            generator = np.random.default_rng([seed, 3])
+            others = [_another(number, pictures, generator) for number in range(len(samples))]
+            asked += [(sample, pictures[other]) for sample, other in zip(samples, others, strict=True)]
+    samples, pictures = [sample for sample, _ in asked], [pictures for _, pictures in asked]
+    answers = iter(_answers(chat, samples, pictures, batch, progress, constrainer))
+    return [
+        _Replies(
+            pictures,
+            [next(answers) for _ in samples],
+            [next(answers) for _ in samples] if samples[0].pattern.shows_images else None,
+        )
+        for samples, pictures in zip(drawn, shown, strict=True)
+    ]
+
+
+def _row(chat: Chat, samples: Sequence[Sample], replies: _Replies, seen: set[tuple[Facts, int, Facts]] | None) -> Row:
+    pattern, answers = samples[0].pattern, replies.answers
     scores = [score(sample, answer.text) for sample, answer in zip(samples, answers, strict=True)]
     accuracy = _share([s.correct for s in scores])
     shuffled = None
-    if pattern.shows_images:
-        shuffled = _shuffled_image_floor(chat, samples, pictures, seed, batch, progress, constrainer)
+    if replies.shuffled is not None:
+        shuffled = _share(
+            [score(sample, answer.text).correct for sample, answer in zip(samples, replies.shuffled, strict=True)]
+        )
     floors = {
         "majority": majority_floor(samples),
         "copy": copy_floor(samples),
@@ -309,7 +351,7 @@ def _row(
         floor_intervals={name: (floor.low, floor.high) if floor else None for name, floor in floors.items()},
         skill=skill(accuracy.value, [floor.value for floor in floors.values() if floor], top),
         field_f1=_mean_f1(scores),
-        likelihood=_likelihood(chat, samples, pictures),
+        likelihood=_likelihood(chat, samples, replies.pictures),
         calibration=calibration([confidence(answer) for answer in answers], [s.correct for s in scores]),
         yes=_share([s.answer == YES for s in samples]).value if pattern.task == "termination" else None,
         parsed=float(np.mean([s.parsed for s in scores])),
@@ -333,10 +375,13 @@ def _answers(
     constrainer: Constrainer | None,
 ) -> list[Answer]:
     prompts = [(chat.prompt(sample, shown), shown) for sample, shown in zip(samples, pictures, strict=True)]
+    longest: dict[str, int] = {}  # right answer, by cloze
+    for sample in samples:
+        longest[sample.name] = max(longest.get(sample.name, 0), len(chat.answer_tokens(sample.answer)))
     # Room for half as much again as any right answer: the length must not give the answer away.
-    longest = max(len(chat.answer_tokens(sample.answer)) for sample in samples)
+    limits = [longest[sample.name] + longest[sample.name] // 2 + 4 for sample in samples]
     automata = None if constrainer is None else [constrainer.for_sample(sample) for sample in samples]
-    return generate_scored(chat, prompts, longest + longest // 2 + 4, batch, progress.update, automata)
+    return generate_scored(chat, prompts, limits, batch, progress.update, automata)
 
 
 def confidence(answer: Answer) -> float:
@@ -353,22 +398,6 @@ def _likelihood(chat: Chat, samples: Sequence[Sample], pictures: Sequence[Sequen
     found = [divergence(list(texts.values()), list(logs)) for texts, logs in zip(true, said, strict=True)]
     kl, mass = np.mean(found, axis=0)
     return Likelihood(float(kl), float(mass))
-
-
-def _shuffled_image_floor(
-    chat: Chat,
-    samples: Sequence[Sample],
-    pictures: Sequence[Sequence[Picture]],
-    seed: int,
-    batch: int,
-    progress: Progress,
-    constrainer: Constrainer | None,
-) -> Proportion:
-    """The same questions with another sample's images: what the model gets right without looking."""
-    generator = np.random.default_rng([seed, 3])
-    others = [_another(number, pictures, generator) for number in range(len(samples))]
-    answers = _answers(chat, samples, [pictures[other] for other in others], batch, progress, constrainer)
-    return _share([score(sample, answer.text).correct for sample, answer in zip(samples, answers, strict=True)])
 
 
 def _another(number: int, pictures: Sequence[Sequence[Picture]], generator: np.random.Generator) -> int:

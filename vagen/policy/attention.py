@@ -97,6 +97,20 @@ def packed_attention(model: Any) -> Iterator[None]:
         set_attention(model, before)
 
 
+@contextmanager
+def dense_attention(model: Any) -> Iterator[None]:
+    """For the time of a ``with``, an implementation that takes any mask, written out as numbers."""
+    before = attention_of(model)
+    if before in ("sdpa", "eager"):
+        yield
+        return
+    set_attention(model, "sdpa" if getattr(model, "_supports_sdpa", False) else "eager")
+    try:
+        yield
+    finally:
+        set_attention(model, before)
+
+
 def attention_mask(ends: torch.Tensor, implementation: str, dtype: torch.dtype) -> torch.Tensor | BlockMask:
     """The mask of packed rows in the form an implementation takes.
 
@@ -110,10 +124,21 @@ def attention_mask(ends: torch.Tensor, implementation: str, dtype: torch.dtype) 
     if implementation == "flex_attention":
         return _block_mask(ends)
     columns = torch.arange(ends.shape[1], device=ends.device)
-    mask = ((columns <= columns[:, None]) & (columns[:, None] < ends[:, None]))[:, None]  # (B, 1, L, L)
+    return dense_mask((columns <= columns[:, None]) & (columns[:, None] < ends[:, None]), implementation, dtype)
+
+
+def dense_mask(sees: torch.Tensor, implementation: str, dtype: torch.dtype) -> torch.Tensor:
+    """(B, 1, Q, K) the mask of queries that may attend to some keys, written out.
+
+    Args:
+        sees: (B, Q, K) bool.
+        implementation: ``eager`` takes numbers to add to scores, the others truth values.
+        dtype: floating point type of the model.
+    """
+    sees = sees[:, None]
     if implementation != "eager":
-        return mask
-    return torch.zeros_like(mask, dtype=dtype).masked_fill_(~mask, torch.finfo(dtype).min)
+        return sees
+    return torch.zeros_like(sees, dtype=dtype).masked_fill_(~sees, torch.finfo(dtype).min)
 
 
 def check_packable(model: Any) -> None:

@@ -160,6 +160,14 @@ class Constrainer:
         return self._made[key]
 
 
+def only(scores: torch.Tensor, allowed: Sequence[NDArray[np.int64]]) -> torch.Tensor:
+    """(N, V) scores, minus infinity but for the tokens that each row allows."""
+    ruled_out = torch.ones_like(scores, dtype=torch.bool)
+    for row, tokens in enumerate(allowed):
+        ruled_out[row, torch.from_numpy(tokens).to(scores.device)] = False
+    return scores.masked_fill(ruled_out, -torch.inf)
+
+
 class ConstrainedLogits(LogitsProcessor):
     """Rules out every token that does not go on a valid answer; for ``generate`` of ``transformers``.
 
@@ -174,16 +182,10 @@ class ConstrainedLogits(LogitsProcessor):
         self._read: dict[tuple[int, tuple[int, ...]], Position] = {}  # of the step before
 
     def __call__(self, input_ids: torch.LongTensor, scores: torch.FloatTensor) -> torch.FloatTensor:
-        mask = torch.ones_like(scores, dtype=torch.bool)
         beams = len(input_ids) // len(self.automata)  # sequences of one prompt stand together
-        read: dict[tuple[int, tuple[int, ...]], Position] = {}
-        for row, tokens in enumerate(input_ids[:, self.prompt_length :].tolist()):
-            key = row // beams, tuple(tokens)
-            read[key] = self._position(*key)
-            allowed = self.automata[row // beams].allowed(read[key])
-            mask[row, torch.from_numpy(allowed).to(scores.device)] = False
-        self._read = read
-        return scores.masked_fill(mask, -torch.inf)  # type: ignore[return-value]
+        keys = [(row // beams, tuple(ids)) for row, ids in enumerate(input_ids[:, self.prompt_length :].tolist())]
+        self._read = {key: self._position(*key) for key in keys}
+        return only(scores, [self.automata[number].allowed(self._read[number, ids]) for number, ids in keys])  # type: ignore[return-value]
 
     def _position(self, number: int, tokens: tuple[int, ...]) -> Position:
         automaton = self.automata[number]

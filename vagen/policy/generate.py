@@ -1,4 +1,8 @@
-"""Answers by generation, many prompts at a time, and the log-probabilities of given answers."""
+"""Answers by generation, many prompts at a time, and the log-probabilities of given answers.
+
+Prompts that begin alike share what they begin with where the model allows it (:mod:`vagen.policy.prefixes`); elsewhere
+``transformers`` generates, each prompt for itself, the same answers.
+"""
 
 from __future__ import annotations
 
@@ -10,11 +14,11 @@ import torch
 from numpy.typing import NDArray
 from transformers import LogitsProcessor, LogitsProcessorList, SuppressTokensLogitsProcessor
 
-from vagen.policy.chat import Chat, Encoded, Picture, Prompt
+from vagen.policy.chat import Chat, Encoded
 from vagen.policy.constrain import Automaton, ConstrainedLogits
 from vagen.policy.packing import PackedLoss, collate, distinct_pictures, pack
-
-Asked = tuple[Prompt, Sequence[Picture]]  # a prompt and its images
+from vagen.policy.prefixes import Asked as Asked
+from vagen.policy.prefixes import Writing, common_rows, why_not_shared, write_shared
 
 # What a model's own generation configuration may say and greedy decoding must not do: a penalty for repetition, as in
 # Qwen2.5-VL's, would make a board of equal cells impossible to write.
@@ -39,7 +43,7 @@ class Answer:
 def generate(
     chat: Chat,
     prompts: Sequence[Asked],
-    max_new_tokens: int,
+    max_new_tokens: int | Sequence[int],
     batch: int = 128,
     progress: Callable[[int], object] = lambda done: None,
     automata: Sequence[Automaton] | None = None,
@@ -48,31 +52,52 @@ def generate(
 
     Args:
         prompts: each a prompt and its images.
-        max_new_tokens: where an answer is cut if its turn has not ended; not used with ``automata``.
+        max_new_tokens: where an answer is cut if its turn has not ended, of all or of each; not used with
+            ``automata``.
         batch: prompts per forward pass.
         progress: called with the number of prompts finished in each batch.
         automata: for each prompt, which answers are valid. Only those can then be given, and none is cut.
     """
-    return [answer.text for answer in _generate(chat, prompts, max_new_tokens, batch, progress, automata, False)]
+    return [answer.text for answer in generate_scored(chat, prompts, max_new_tokens, batch, progress, automata)]
 
 
 def generate_scored(
     chat: Chat,
     prompts: Sequence[Asked],
-    max_new_tokens: int,
+    max_new_tokens: int | Sequence[int],
     batch: int = 128,
     progress: Callable[[int], object] = lambda done: None,
     automata: Sequence[Automaton] | None = None,
 ) -> list[Answer]:
     """As :func:`generate`, with the tokens and their log-probabilities."""
-    return _generate(chat, prompts, max_new_tokens, batch, progress, automata, True)
+    model = chat.policy.model
+    write = _write_plain if why_not_shared(model) else write_shared
+    answers = _blank(len(prompts), max_new_tokens, automata)
+    was_training = model.training
+    model.eval()
+    write(chat, prompts, answers, batch, progress)
+    model.train(was_training)
+    return [_answer(chat, answer) for answer in answers]
+
+
+def generate_plain(
+    chat: Chat,
+    prompts: Sequence[Asked],
+    max_new_tokens: int | Sequence[int],
+    batch: int = 128,
+    automata: Sequence[Automaton] | None = None,
+) -> list[Answer]:
+    """As :func:`generate_scored`, always by ``transformers``: what shared prefixes are measured against."""
+    answers = _blank(len(prompts), max_new_tokens, automata)
+    _write_plain(chat, prompts, answers, batch, lambda done: None)
+    return [_answer(chat, answer) for answer in answers]
 
 
 @torch.inference_mode()
 def score_answers(chat: Chat, prompts: Sequence[Asked], answers: Sequence[Sequence[str]]) -> list[NDArray[np.float64]]:
     """Log-probabilities of whole answers, ends of turns included, in one forward pass.
 
-    The answers to a prompt share it, and prompts share images: see :mod:`vagen.policy.packing`.
+    The answers to a prompt share it, and prompts share what they begin with: see :mod:`vagen.policy.packing`.
 
     Args:
         answers: for each prompt, one or more answers.
@@ -80,9 +105,11 @@ def score_answers(chat: Chat, prompts: Sequence[Asked], answers: Sequence[Sequen
     Returns:
         For each prompt, one log-probability in nats per answer.
     """
+    together = common_rows(prompts)
     rows = []
-    for (prompt, pictures), texts in zip(prompts, answers, strict=True):
-        rows.append(pack([Encoded(prompt, chat.answer_tokens(text), tuple(pictures)) for text in texts]))
+    for row in together:
+        texts = [(prompts[index], text) for index in row for text in answers[index]]
+        rows.append(pack([Encoded(prompt, chat.answer_tokens(text), tuple(shown)) for (prompt, shown), text in texts]))
     ones, cells = [np.ones(len(row.targets)) for row in rows], [row.sample for row in rows]
     images = chat.image_tensors(distinct_pictures(rows))
     model = chat.policy.model
@@ -91,10 +118,14 @@ def score_answers(chat: Chat, prompts: Sequence[Asked], answers: Sequence[Sequen
     batch = collate(rows, ones, cells, images, chat.tokenizer.pad_token_id or 0)
     losses = PackedLoss(model)(batch.to(chat.policy.device, model.dtype)).double().cpu().numpy()
     model.train(was_training)
+    found: list[NDArray[np.float64]] = [np.zeros(0)] * len(prompts)
     parts = np.split(losses, np.cumsum([len(row.targets) for row in rows])[:-1])
-    return [
-        -np.bincount(row.sample, part, row.samples).astype(np.float64) for row, part in zip(rows, parts, strict=True)
-    ]
+    for row, packed, part in zip(together, rows, parts, strict=True):
+        sums = -np.bincount(packed.sample, part, packed.samples).astype(np.float64)
+        ends = np.cumsum([len(answers[index]) for index in row])
+        for index, own in zip(row, np.split(sums, ends[:-1]), strict=True):
+            found[index] = own
+    return found
 
 
 def score_choices(chat: Chat, asked: Asked, answers: Sequence[str]) -> NDArray[np.float64]:
@@ -102,53 +133,55 @@ def score_choices(chat: Chat, asked: Asked, answers: Sequence[str]) -> NDArray[n
     return score_answers(chat, [asked], [answers])[0]
 
 
+def _blank(count: int, limits: int | Sequence[int], automata: Sequence[Automaton] | None) -> list[Writing]:
+    """Answers of which nothing is written."""
+    if automata is not None:
+        return [Writing(automaton.longest, automaton) for automaton in automata]
+    return [Writing(limit) for limit in ([limits] * count if isinstance(limits, int) else limits)]
+
+
+def _answer(chat: Chat, answer: Writing) -> Answer:
+    tokens, log_probs = np.array(answer.tokens, dtype=np.int64), np.array(answer.log_probs, dtype=np.float64)
+    return Answer(chat.decode(answer.tokens), tokens, log_probs)
+
+
 @torch.inference_mode()
-def _generate(
+def _write_plain(
     chat: Chat,
     prompts: Sequence[Asked],
-    max_new_tokens: int,
+    answers: Sequence[Writing],
     batch: int,
     progress: Callable[[int], object],
-    automata: Sequence[Automaton] | None,
-    scored: bool,
-) -> list[Answer]:
+) -> None:
+    """As :func:`vagen.policy.prefixes.write_shared`, by ``transformers`` and without sharing."""
     order = sorted(range(len(prompts)), key=lambda index: len(prompts[index][0].ids))  # alike lengths: little padding
-    answers: dict[int, Answer] = {}
-    was_training = chat.policy.model.training
-    chat.policy.model.eval()
     for start in range(0, len(order), batch):
         chosen = order[start : start + batch]
-        own = None if automata is None else [automata[i] for i in chosen]
-        answers |= zip(
-            chosen, _generate_batch(chat, [prompts[i] for i in chosen], max_new_tokens, own, scored), strict=True
-        )
+        _write_batch(chat, [prompts[index] for index in chosen], [answers[index] for index in chosen])
         progress(len(chosen))
-    chat.policy.model.train(was_training)
-    return [answers[index] for index in range(len(prompts))]
 
 
-def _generate_batch(
-    chat: Chat, prompts: Sequence[Asked], max_new_tokens: int, automata: Sequence[Automaton] | None, scored: bool
-) -> list[Answer]:
+def _write_batch(chat: Chat, prompts: Sequence[Asked], answers: Sequence[Writing]) -> None:
     inputs = _inputs(chat, prompts)
     length = inputs["input_ids"].shape[1]
-    recorder = _LogProbs() if scored else None
-    processors: list[LogitsProcessor] = [] if recorder is None else [recorder]
-    processors.append(SuppressTokensLogitsProcessor([chat.image_token], device=str(chat.policy.device)))
-    if automata is not None:
+    recorder = _LogProbs()
+    processors = [recorder, SuppressTokensLogitsProcessor([chat.image_token], device=str(chat.policy.device))]
+    if automata := [answer.automaton for answer in answers if answer.automaton is not None]:
         processors.append(ConstrainedLogits(automata, length))
-        max_new_tokens = max(automaton.longest for automaton in automata)
     output = chat.policy.model.generate(
         **inputs,
         **_PLAIN,
-        max_new_tokens=max_new_tokens,
+        max_new_tokens=max(answer.limit for answer in answers),
         eos_token_id=sorted(chat.end_tokens),
         pad_token_id=chat.tokenizer.pad_token_id or 0,
         logits_processor=LogitsProcessorList(processors),
     )
-    tokens = output[:, length:].cpu().numpy()
-    log_probs = np.zeros(tokens.shape) if recorder is None else recorder.finish(output)
-    return [_answer(chat, row, logs) for row, logs in zip(tokens, np.asarray(log_probs), strict=True)]
+    written, log_probs = output[:, length:].cpu().numpy(), recorder.finish(output)
+    for answer, tokens, logs in zip(answers, written, log_probs, strict=True):
+        ends = np.flatnonzero(np.isin(tokens, list(chat.end_tokens)))
+        stop = min(int(ends[0]) + 1 if len(ends) else len(tokens), answer.limit)
+        for token, log_prob in zip(tokens[:stop].tolist(), logs[:stop].tolist(), strict=True):
+            answer.write(token, log_prob)
 
 
 def _inputs(chat: Chat, prompts: Sequence[Asked]) -> dict[str, torch.Tensor]:
@@ -169,12 +202,6 @@ def _inputs(chat: Chat, prompts: Sequence[Asked]) -> dict[str, torch.Tensor]:
         name: tensor.to(policy.device, policy.model.dtype if tensor.is_floating_point() else None)
         for name, tensor in inputs.items()
     }
-
-
-def _answer(chat: Chat, tokens: NDArray[np.int64], log_probs: NDArray[np.float64]) -> Answer:
-    ends = np.flatnonzero(np.isin(tokens, list(chat.end_tokens)))
-    stop = int(ends[0]) + 1 if len(ends) else len(tokens)
-    return Answer(chat.decode(tokens.tolist()), tokens[:stop], log_probs[:stop])
 
 
 class _LogProbs(LogitsProcessor):

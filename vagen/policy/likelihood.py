@@ -1,6 +1,7 @@
 """How likely a model is to say given answers: one forward pass over each prompt with all of them, no sampling.
 
-The answers to one prompt share it by packing. Knows nothing about which answers are right.
+The answers to one prompt share it by packing, and prompts share what they begin with. Knows nothing about which
+answers are right.
 """
 
 from __future__ import annotations
@@ -12,6 +13,7 @@ from numpy.typing import NDArray
 
 from vagen.policy.chat import Chat, Picture, Prompt
 from vagen.policy.generate import score_answers
+from vagen.policy.prefixes import batches
 
 
 def log_probabilities(
@@ -27,10 +29,9 @@ def log_probabilities(
         answers: no two to one prompt alike.
         rows: prompts per forward pass.
     """
-    order = sorted(range(len(prompts)), key=lambda index: len(prompts[index][0].ids))  # alike lengths: little padding
     result: list[NDArray[np.float64]] = [np.zeros(0)] * len(prompts)
-    for start in range(0, len(order), rows):
-        chosen = order[start : start + rows]
+    for together in batches(prompts, rows):
+        chosen = [index for row in together for index in row]
         scored = score_answers(chat, [prompts[i] for i in chosen], [answers[i] for i in chosen])
         for index, found in zip(chosen, scored, strict=True):
             result[index] = found

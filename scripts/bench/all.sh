@@ -1,0 +1,44 @@
+#!/usr/bin/env bash
+# Every benchmark, and the table and plots made from them: outputs/bench/{*.jsonl, table.md, growth.png}.
+#
+#   bash scripts/bench/all.sh [FOLDER]
+#
+# Up to an hour on two cores, which should have nothing else to do. Makes the peers' environment first.
+#
+#   PYTHON    an interpreter that has vagen installed (default: .venv/bin/python)
+set -uo pipefail
+cd "$(dirname "${BASH_SOURCE[0]}")/../.." || exit 1
+
+python=${PYTHON:-.venv/bin/python}
+folder=${1:-outputs/bench}
+export PYTHONPATH=.${PYTHONPATH:+:$PYTHONPATH}
+mkdir -p "$folder"
+failed=()
+
+# measure FILE COMMAND...: its JSON lines into a file, which appears when all is well.
+measure() {
+    local file=$folder/$1
+    shift
+    printf '==== %s\n' "$*" >&2
+    if "$@" >"$file.part"; then
+        mv "$file.part" "$file"
+    else
+        failed+=("$*")
+        rm -f "$file.part"
+    fi
+}
+
+PYTHON=$python bash scripts/bench/peers.sh || exit 1
+measure 1-cloze_train.jsonl "$python" scripts/bench/cloze_train.py
+measure 2-growth.jsonl "$python" scripts/bench/cloze_train.py --sizes tiny --clozes 1 4 32 64
+measure 3-score.jsonl "$python" scripts/bench/score.py
+measure 4-render.jsonl "$python" scripts/bench/render.py
+measure 5-data.jsonl build/peers/bin/python scripts/bench/data.py
+if "$python" -c 'import sys, torch; sys.exit(not torch.cuda.is_available())'; then
+    measure 6-gpu_step.jsonl "$python" scripts/bench/gpu_step.py
+fi
+"$python" scripts/bench/table.py "$folder" || exit 1
+if ((${#failed[@]})); then
+    printf 'failed: %s\n' "${failed[@]}" >&2
+    exit 1
+fi

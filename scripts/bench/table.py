@@ -1,0 +1,103 @@
+"""The benchmarks' table and plots, from the JSON lines that they printed.
+
+    python scripts/bench/table.py outputs/bench
+
+Reads every ``*.jsonl`` of a folder; writes ``table.md`` (a row per comparison) and, where training was measured with
+several numbers of clozes, ``growth.png`` (speed over the peers', and memory, by the number of clozes to a window).
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import sys
+from collections import defaultdict
+from collections.abc import Sequence
+from pathlib import Path
+
+import matplotlib as mpl
+
+mpl.use("agg")
+import matplotlib.pyplot as plt
+
+COLUMNS = ("what", "peer", "ours", "theirs", "ratio", "spread", "share of the bound")
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0] if __doc__ else None)
+    parser.add_argument("folder", type=Path)
+    args = parser.parse_args()
+    lines = read(args.folder)
+    if not lines:
+        sys.exit(
+            f"table: no comparison in {args.folder}/*.jsonl: run scripts/bench/all.sh, or a benchmark into a file"
+        )
+    (args.folder / "table.md").write_text(table(lines), encoding="utf-8")
+    print(args.folder / "table.md")
+    if plot_growth(lines, args.folder / "growth.png"):
+        print(args.folder / "growth.png")
+
+
+def read(folder: Path) -> list[dict]:
+    """The comparisons of a folder's files, in the order of their names; other lines are passed over."""
+    found = []
+    for path in sorted(folder.glob("*.jsonl")):
+        lines = [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines() if line.startswith("{")]
+        found += [line for line in lines if "ratio" in line]
+    return found
+
+
+def table(lines: Sequence[dict]) -> str:
+    """Markdown, and below it the machines and versions that were measured."""
+    rows = [f"| {' | '.join(COLUMNS)} |", f"|{'---|' * len(COLUMNS)}"]
+    for line in lines:
+        low, high = line["ratio_spread"]
+        share = "" if line["bound"] is None else f"{line['bound']:.0%}"
+        cells = [line["what"], line["peer"], number(line["ours"]), number(line["theirs"])]
+        cells += [f"**{number(line['ratio'])}×**", f"{number(low)} – {number(high)}", share]
+        rows.append(f"| {' | '.join(cells)} |")
+    versions = sorted({f"{name} {version}" for line in lines for name, version in line["versions"].items()})
+    machines = sorted({line["machine"] for line in lines})
+    return "\n".join([*rows, "", f"{'; '.join(machines)}. {', '.join(versions)}."]) + "\n"
+
+
+def number(value: float) -> str:
+    """Three digits, thousands apart."""
+    return f"{value:,.0f}" if value >= 100 else f"{value:.3g}"
+
+
+def plot_growth(lines: Sequence[dict], path: Path) -> bool:
+    """The picture of training over the number of clozes to a window; false where there is too little to draw."""
+    series: defaultdict[tuple[str, str], list[dict]] = defaultdict(list)
+    for line in lines:
+        if "sharing_bound" in line and "clozes" in line:
+            series[line["size"], line["peer"]].append(line)
+    drawn = {key: sorted(found, key=lambda line: line["clozes"]) for key, found in series.items() if len(found) > 1}
+    if not drawn:
+        return False
+    figure, (speed, memory) = plt.subplots(1, 2, figsize=(11, 4), layout="constrained")
+    for (size, peer), found in drawn.items():
+        clozes = [line["clozes"] for line in found]
+        ratios = [line["ratio"] for line in found]
+        spread = [line["ratio_spread"] for line in found]
+        low, high = ([abs(r - s[i]) for r, s in zip(ratios, spread, strict=True)] for i in (0, 1))
+        speed.errorbar(clozes, ratios, yerr=[low, high], marker="o", capsize=3, label=f"{size}: over {peer}")
+        memory.plot(clozes, [line["peak_bytes"]["theirs"] / 2**20 for line in found], "o-", label=f"{size}: {peer}")
+    for size in dict.fromkeys(size for size, _ in drawn):
+        found = next(lines for (own, _), lines in drawn.items() if own == size)
+        clozes = [line["clozes"] for line in found]
+        speed.plot(clozes, [line["sharing_bound"] for line in found], "--", color="grey", label=f"{size}: bound")
+        memory.plot(clozes, [line["peak_bytes"]["ours"] / 2**20 for line in found], "o-", label=f"{size}: ours")
+    for axes, label in ((speed, "clozes per second, ours over theirs"), (memory, "most memory held, MiB")):
+        axes.set_xscale("log", base=2)
+        axes.set_xlabel("clozes to a window of 4 frames")
+        axes.set_ylabel(label)
+        axes.set_ylim(bottom=0)
+        axes.legend(fontsize="small")
+    figure.savefig(path, dpi=120)
+    plt.close(figure)
+    return True
+
+
+if __name__ == "__main__":
+    main()

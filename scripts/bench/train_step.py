@@ -1,0 +1,111 @@
+"""Our training step, for ``cloze_train.py``: run as a process of its own by :mod:`worker`.
+
+A step draws the frames, writes the prompts, packs, and goes forward, backward and on; nothing is kept from one step to
+the next but the model and the optimizer.
+"""
+
+from __future__ import annotations
+
+import argparse
+from collections.abc import Sequence
+from dataclasses import replace
+
+import numpy as np
+import torch
+from clozes import LAYOUTS, SIZES, make_chat, trajectories
+from worker import serve
+
+from vagen.cloze.sample import Sample
+from vagen.policy.batches import draw
+from vagen.policy.chat import Chat, Encoded
+from vagen.policy.packing import PackedLoss, Row, collate, distinct_pictures, pack
+
+LEARNING_RATE, MAX_NORM = 1e-4, 1.0
+ROWS_AT_ONCE = {"packed": 1, "unpacked": 8}  # per forward pass
+
+
+def main() -> None:
+    args = arguments()
+    chat = make_chat(args.size)
+    windows = trajectories(args.windows)
+    stepper = Stepper(chat, args.way)
+    asked = [LAYOUTS[args.layout](window, args.clozes).samples for window in windows]
+    first = stepper.loss(asked)
+    serve(lambda: stepper.step(asked), loss=first)
+
+
+def arguments() -> argparse.Namespace:
+    """Of the processes that train, ours and the peer's."""
+    parser = argparse.ArgumentParser()
+    parser.add_argument("--way", choices=ROWS_AT_ONCE, default="packed")
+    parser.add_argument("--size", choices=SIZES, default="tiny")
+    parser.add_argument("--layout", choices=LAYOUTS, default="single")
+    parser.add_argument("--clozes", type=int, default=16)
+    parser.add_argument("--windows", type=int, default=1)
+    return parser.parse_args()
+
+
+def packed_rows(chat: Chat, asked: Sequence[Sequence[Sample]]) -> list[Row]:
+    """A row for all clozes about a window."""
+    return [pack(_encode(chat, samples)) for samples in asked]
+
+
+def unpacked_rows(chat: Chat, asked: Sequence[Sequence[Sample]]) -> list[Row]:
+    """A row for each cloze, with images of its own, the short ones first."""
+    encoded = [_alone(one, number) for number, one in enumerate(e for s in asked for e in _encode(chat, s))]
+    return sorted((pack([one]) for one in encoded), key=lambda row: len(row.ids))
+
+
+def _encode(chat: Chat, samples: Sequence[Sample]) -> list[Encoded]:
+    return [chat.encode(sample, pictures) for sample, pictures in zip(samples, draw(samples), strict=True)]
+
+
+def _alone(encoded: Encoded, number: int) -> Encoded:
+    """A sample whose images no other has, so that nothing shares them."""
+    mark = number.to_bytes(4, "big")
+    return replace(encoded, pictures=tuple(replace(p, digest=p.digest + mark) for p in encoded.pictures))
+
+
+class Stepper:
+    """A model that trains on clozes, packed or one to a sequence."""
+
+    def __init__(self, chat: Chat, way: str):
+        self._policy = chat.policy
+        self._rows = packed_rows if way == "packed" else unpacked_rows
+        self._at_once = ROWS_AT_ONCE[way]
+        self._module = PackedLoss(chat.policy.model.train())
+        self._optimizer = torch.optim.AdamW(chat.policy.model.parameters(), lr=LEARNING_RATE, foreach=True)
+
+    def loss(self, asked: Sequence[Sequence[Sample]]) -> float:
+        """Per target, without learning from it."""
+        with torch.no_grad():
+            losses = [self._module(batch) for batch in self._batches(asked)]
+        return float(torch.cat(losses).mean())
+
+    def step(self, asked: Sequence[Sequence[Sample]]) -> int:
+        """One update; says how many clozes it is from."""
+        targets = 0
+        for batch in self._batches(asked):
+            losses = self._module(batch)
+            losses.sum().backward()
+            targets += len(losses)
+        parameters = [p for p in self._policy.model.parameters() if p.grad is not None]
+        for parameter in parameters:
+            assert parameter.grad is not None
+            parameter.grad /= targets
+        torch.nn.utils.clip_grad_norm_(parameters, MAX_NORM, foreach=True)
+        self._optimizer.step()
+        self._optimizer.zero_grad()
+        return sum(map(len, asked))
+
+    def _batches(self, asked: Sequence[Sequence[Sample]]):
+        chat = Chat(self._policy)  # new: it remembers no prompts
+        rows = self._rows(chat, asked)
+        for start in range(0, len(rows), self._at_once):
+            some = rows[start : start + self._at_once]
+            ones, cells = [np.ones(len(row.targets)) for row in some], [row.sample for row in some]
+            yield collate(some, ones, cells, chat.image_tensors(distinct_pictures(some)), 0)
+
+
+if __name__ == "__main__":
+    main()

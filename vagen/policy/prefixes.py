@@ -1,0 +1,317 @@
+"""Greedy decoding of many prompts at once, where what they begin with alike goes through the model once.
+
+Prompts are packed into rows as in :mod:`vagen.policy.packing`, and the keys and values of a row are kept. The tokens
+that are written in answer to its prompts then go through the model together, one of each prompt at a time: each sees
+the tokens of its own prompt and answer and no others, at the positions it would have alone. Nothing is copied for the
+branches of a row. In large, this is the tree attention of Miao et al. 2024 (SpecInfer), with prompts for branches.
+
+Knows nothing about clozes, or about which answers are right.
+"""
+
+from __future__ import annotations
+
+import inspect
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from transformers import DynamicCache
+
+from vagen.policy.attention import attention_mask, attention_of, check_packable, dense_attention, dense_mask
+from vagen.policy.chat import Chat, Encoded, Picture, Prompt
+from vagen.policy.constrain import Automaton, Position, only
+from vagen.policy.errors import ModelError
+from vagen.policy.packing import collate, distinct_pictures, pack, shared_images
+
+Asked = tuple[Prompt, Sequence[Picture]]  # a prompt and its images
+
+ROW_TOKENS = 1024  # of a row with several prompts: a row's mask and scores grow with the square
+ROW_PROMPTS = 16  # in a row: what one of them writes takes place that the others attend to in vain
+WIDTH = 4
+LEAST_SHARED = 0.25  # of a prompt's tokens must be there already for it to join a row
+
+
+@dataclass
+class Writing:
+    """An answer that is being written.
+
+    Attributes:
+        limit: tokens after which it is cut.
+        automaton: which answers are valid; ``None`` if any is.
+        tokens: what has been written.
+        log_probs: the log-probability of each token in nats, over the whole vocabulary, whatever was ruled out.
+    """
+
+    limit: int
+    automaton: Automaton | None = None
+    tokens: list[int] = field(default_factory=list)
+    log_probs: list[float] = field(default_factory=list)
+    _position: Position = None
+
+    def __post_init__(self) -> None:
+        if self.automaton is not None:
+            self._position = self.automaton.start
+
+    def allowed(self) -> NDArray[np.int64]:
+        """The tokens that may come next, where only valid answers are written."""
+        assert self.automaton is not None
+        return self.automaton.allowed(self._position)
+
+    def write(self, token: int, log_prob: float) -> None:
+        """Go on by a token."""
+        self.tokens.append(token)
+        self.log_probs.append(log_prob)
+        if self.automaton is not None:
+            self._position = self.automaton.advance(self._position, token)
+
+
+def why_not_shared(model: Any) -> str | None:
+    """Why prompts cannot share what they begin with in this model; ``None`` where they can."""
+    try:
+        _check(model)
+    except ModelError as error:
+        return str(error)
+    return None
+
+
+def common_rows(prompts: Sequence[Asked], tokens: int = ROW_TOKENS, most: int = ROW_PROMPTS) -> list[list[int]]:
+    """Which prompts share a row: those that begin alike, as far as a row holds them.
+
+    A function of the prompts alone; each stands in one row.
+
+    Args:
+        tokens: at most so many in a row of several prompts.
+        most: at most so many prompts in a row.
+    """
+    contents = _contents(prompts)
+    order = sorted(range(len(prompts)), key=lambda index: contents[index].tobytes())
+    rows: list[list[int]] = []
+    size = 0
+    for index in order:
+        own = len(contents[index])
+        shared = _alike(contents[rows[-1][-1]], contents[index]) if rows else 0
+        if shared < LEAST_SHARED * own or size + own - shared > tokens or len(rows[-1]) == most:
+            rows.append([])
+            size, shared = 0, 0
+        rows[-1].append(index)
+        size += own - shared
+    return rows
+
+
+def batches(prompts: Sequence[Asked], batch: int) -> Iterator[list[list[int]]]:
+    """The :func:`common_rows` of prompts, so many at a time that they hold at most ``batch`` prompts.
+
+    Rows of one batch are padded to one length and to one number of prompts, so those alike go together.
+    """
+    rows = common_rows(prompts, most=min(ROW_PROMPTS, batch))
+    rows.sort(key=lambda row: (len(row), max(len(prompts[index][0].ids) for index in row)))
+    chosen: list[list[int]] = []
+    for row in rows:
+        if sum(map(len, chosen)) + len(row) > batch:
+            yield chosen
+            chosen = []
+        chosen.append(row)
+    if chosen:
+        yield chosen
+
+
+@torch.inference_mode()
+def write_shared(
+    chat: Chat,
+    prompts: Sequence[Asked],
+    answers: Sequence[Writing],
+    batch: int,
+    progress: Callable[[int], object] = lambda done: None,
+) -> None:
+    """Write the most likely answer to each prompt.
+
+    Args:
+        answers: to the prompts; not yet begun.
+        batch: prompts per forward pass.
+        progress: called with the number of prompts finished in each batch.
+
+    Raises:
+        ModelError: the model cannot share prefixes; see :func:`why_not_shared`.
+    """
+    _check(chat.policy.model)
+    with dense_attention(chat.policy.model):
+        for together in batches(prompts, batch):
+            chosen = [index for row in together for index in row]
+            prefilled = _prefill(chat, [[prompts[index] for index in row] for row in together])
+            prefilled.regroup(_narrow(prefilled.row, WIDTH))
+            _write(chat, prefilled, [answers[index] for index in chosen])
+            progress(len(chosen))
+
+
+def _check(model: Any) -> None:
+    check_packable(model)
+    if "cache" not in inspect.signature(model.model.forward).parameters:
+        raise ModelError(f"{type(model).__name__} cannot share prefixes: its forward takes no cache")
+
+
+def _contents(prompts: Sequence[Asked]) -> list[NDArray[Any]]:
+    """What stands where in each prompt: (L,) numbers, equal for equal tokens and images, whose bytes can be sorted."""
+    numbers: dict[bytes, int] = {}
+    found = []
+    for prompt, pictures in prompts:
+        own = [-1 - numbers.setdefault(picture.digest, len(numbers)) for picture in pictures]
+        shown = prompt.image_of >= 0
+        content = prompt.ids.copy()
+        content[shown] = np.asarray(own, dtype=np.int64)[prompt.image_of[shown]]
+        found.append(content.astype(">i8"))
+    return found
+
+
+def _alike(one: NDArray[Any], other: NDArray[Any]) -> int:
+    """How many entries two arrays begin with alike."""
+    size = min(len(one), len(other))
+    different = np.flatnonzero(one[:size] != other[:size])
+    return int(different[0]) if len(different) else size
+
+
+@dataclass
+class _State:
+    """N answers in B rows of K cached tokens.
+
+    Attributes:
+        cache: keys and values of the rows.
+        logits: (N, V) for the next token of each answer.
+        row: (N,) which row an answer stands in, not descending.
+        sees: (N, K) which of its row's tokens an answer attends to.
+        next: (P, N) position of the next token.
+    """
+
+    cache: DynamicCache
+    logits: torch.Tensor
+    row: torch.Tensor
+    sees: torch.Tensor
+    next: torch.Tensor
+
+    def keep(self, places: torch.Tensor) -> None:
+        """Go on with some of the answers; what was cached for the others goes once it is much."""
+        self.row, self.sees, self.next = self.row[places], self.sees[places], self.next[:, places]
+        _, rows = self.row.unique_consecutive(return_inverse=True)
+        seen = torch.zeros(int(rows[-1]) + 1, self.sees.shape[1], device=rows.device)
+        longest = int((seen.index_add_(0, rows, self.sees.to(seen.dtype)) > 0).sum(1).max())
+        if 2 * len(seen) * longest <= len(self.cache.layers[0].keys) * self.sees.shape[1]:
+            self.regroup(rows)
+
+    def regroup(self, rows: torch.Tensor) -> None:
+        """Let answers stand in other rows, each with copies of what its answers see and nothing else.
+
+        Args:
+            rows: (N,) the new row of each answer, from 0 on and not descending; answers of one row stood in one.
+        """
+        seen = torch.zeros(int(rows[-1]) + 1, self.sees.shape[1], device=rows.device)
+        seen = seen.index_add_(0, rows, self.sees.to(seen.dtype)) > 0
+        sources = rows.new_zeros(len(seen)).scatter_(0, rows, self.row)
+        columns = (~seen).to(torch.uint8).argsort(dim=1, stable=True)[:, : int(seen.sum(1).max())]  # those seen first
+        for layer in self.cache.layers:
+            layer.keys, layer.values = _select(layer.keys, sources, columns), _select(layer.values, sources, columns)
+        self.row, self.sees = rows, self.sees.gather(1, columns[rows])
+
+
+def _select(cached: torch.Tensor, rows: torch.Tensor, columns: torch.Tensor) -> torch.Tensor:
+    """(rows, H, columns, D) of (B, H, K, D) keys or values."""
+    cached = cached[rows]
+    return cached.gather(2, columns[:, None, :, None].expand(-1, cached.shape[1], -1, cached.shape[3]))
+
+
+def _prefill(chat: Chat, rows: Sequence[Sequence[Asked]]) -> _State:
+    """The state before the first token of each answer."""
+    model, nothing = chat.policy.model, np.zeros(1, dtype=np.int64)
+    packed = [pack([Encoded(prompt, nothing, tuple(pictures)) for prompt, pictures in row]) for row in rows]
+    images = chat.image_tensors(distinct_pictures(packed))
+    ones, cells = [np.ones(len(row.targets)) for row in packed], [row.sample for row in packed]
+    batch = collate(packed, ones, cells, images, chat.tokenizer.pad_token_id or 0).to(model.device, model.dtype)
+    cache = DynamicCache()
+    with shared_images(model.model, batch):
+        output = model.model(
+            input_ids=batch.ids,
+            attention_mask=attention_mask(batch.ends, attention_of(model), model.dtype),
+            position_ids=batch.positions,
+            cache=cache,
+            use_cache=True,
+            **batch.images,
+        )
+    length = batch.ids.shape[1]
+    row, column = batch.sources // length, batch.sources % length
+    columns = torch.arange(length, device=model.device)
+    after = [prompt.positions.max() + 1 for row in rows for prompt, _ in row]
+    planes = len(rows[0][0][0].positions)
+    return _State(
+        cache=cache,
+        logits=model.get_output_embeddings()(output.last_hidden_state.flatten(0, 1)[batch.sources]),
+        row=row,
+        sees=(columns <= column[:, None]) & (column[:, None] < batch.ends[row]),
+        next=torch.tensor(np.tile(after, (planes, 1)), device=model.device),
+    )
+
+
+def _narrow(row: torch.Tensor, width: int) -> torch.Tensor:
+    """(N,) rows cut into rows of at most ``width``."""
+    counts = torch.bincount(row)
+    place = torch.arange(len(row), device=row.device) - (counts.cumsum(0) - counts)[row]
+    _, rows = (row * len(row) + place // width).unique_consecutive(return_inverse=True)
+    return rows
+
+
+def _write(chat: Chat, state: _State, answers: Sequence[Writing]) -> None:
+    """Go on with each answer to its end."""
+    while True:
+        chosen, log_probs = _choose(chat, state.logits, answers)
+        for answer, token, log_prob in zip(answers, chosen.tolist(), log_probs.tolist(), strict=True):
+            answer.write(token, log_prob)
+        going = [place for place, answer in enumerate(answers) if not _finished(chat, answer)]
+        if not going:
+            return
+        if len(going) < len(answers):
+            places = torch.tensor(going, device=chosen.device)
+            answers, chosen = [answers[place] for place in going], chosen[places]
+            state.keep(places)
+        _advance(chat.policy.model, state, chosen, chat.tokenizer.pad_token_id or 0)
+
+
+def _finished(chat: Chat, answer: Writing) -> bool:
+    return answer.tokens[-1] in chat.end_tokens or len(answer.tokens) == answer.limit
+
+
+def _choose(chat: Chat, logits: torch.Tensor, answers: Sequence[Writing]) -> tuple[torch.Tensor, torch.Tensor]:
+    """(N,) the most likely token of those allowed, and its log-probability among all."""
+    scores = logits.to(torch.promote_types(logits.dtype, torch.float32)).log_softmax(-1)
+    allowed = scores.clone()
+    allowed[:, chat.image_token] = -torch.inf
+    if answers[0].automaton is not None:
+        allowed = only(allowed, [answer.allowed() for answer in answers])
+    chosen = allowed.argmax(-1)
+    return chosen, scores.gather(1, chosen[:, None])[:, 0].double()
+
+
+def _advance(model: Any, state: _State, tokens: torch.Tensor, pad: int) -> None:
+    """Let the model read one more token of each answer.
+
+    The tokens of a row stand side by side, in as many places as the fullest row has answers.
+    """
+    rows, counts = len(state.cache.layers[0].keys), torch.bincount(state.row)
+    place = torch.arange(len(tokens), device=tokens.device) - (counts.cumsum(0) - counts)[state.row]
+    width, before = int(counts.max()), state.sees.shape[1]
+    ids = tokens.new_full((rows, width), pad)
+    ids[state.row, place] = tokens
+    positions = state.next.new_zeros((len(state.next), rows, width))
+    positions[:, state.row, place] = state.next
+    state.sees = torch.cat([state.sees, place[:, None] == torch.arange(width, device=tokens.device)], 1)
+    sees = state.sees.new_zeros((rows, width, before + width))
+    sees[:, :, before:] = torch.eye(width, dtype=torch.bool, device=tokens.device)  # places left over see themselves
+    sees[state.row, place] = state.sees
+    output = model.model(
+        input_ids=ids,
+        attention_mask=dense_mask(sees, attention_of(model), model.dtype),
+        position_ids=positions if len(positions) > 1 else positions[0],
+        cache=state.cache,
+        use_cache=True,
+    )
+    state.logits = model.get_output_embeddings()(output.last_hidden_state[state.row, place])
+    state.next = state.next + 1
