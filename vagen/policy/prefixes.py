@@ -28,7 +28,7 @@ from vagen.policy.packing import collate, distinct_pictures, pack, shared_images
 
 Asked = tuple[Prompt, Sequence[Picture]]  # a prompt and its images
 
-ROW_TOKENS = 1024  # of a row with several prompts: a row's mask and scores grow with the square
+ROW_TOKENS = 1024  # in a row beside those of its first prompt: a row's mask and scores grow with the square
 ROW_PROMPTS = 16  # in a row: what one of them writes takes place that the others attend to in vain
 WIDTH = 4
 LEAST_SHARED = 0.25  # of a prompt's tokens must be there already for it to join a row
@@ -83,21 +83,22 @@ def common_rows(prompts: Sequence[Asked], tokens: int = ROW_TOKENS, most: int = 
     A function of the prompts alone; each stands in one row.
 
     Args:
-        tokens: at most so many in a row of several prompts.
+        tokens: at most so many in a row beside those of its first prompt.
         most: at most so many prompts in a row.
     """
     contents = _contents(prompts)
     order = sorted(range(len(prompts)), key=lambda index: contents[index].tobytes())
     rows: list[list[int]] = []
-    size = 0
+    further = 0  # tokens in the row beside those of its first prompt
     for index in order:
         own = len(contents[index])
         shared = _alike(contents[rows[-1][-1]], contents[index]) if rows else 0
-        if shared < LEAST_SHARED * own or size + own - shared > tokens or len(rows[-1]) == most:
-            rows.append([])
-            size, shared = 0, 0
-        rows[-1].append(index)
-        size += own - shared
+        if shared < LEAST_SHARED * own or further + own - shared > tokens or len(rows[-1]) == most:
+            rows.append([index])
+            further = 0
+        else:
+            rows[-1].append(index)
+            further += own - shared
     return rows
 
 
