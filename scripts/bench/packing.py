@@ -46,13 +46,17 @@ ASKED = ("inverse_dynamics", "policy", "reward", "termination", "budget", "o0 a0
 
 
 def trajectories(number: int) -> list[Trajectory]:
-    """Windows of four frames and a transition beyond them."""
-    episodes = play(WORLD, MixtureAgent(0.5), range(16 * number), "train", 12)
-    windows = [window_at(episode, 0, FRAMES + 1) for episode in episodes if len(episode) > FRAMES]
-    frames = [simulator(WORLD).render_states(window.snapshots[:FRAMES]) for window in windows]
-    fitting = [w for w, shown in zip(windows, frames, strict=True) if len(np.unique(shown, axis=0)) == FRAMES]
-    assert len(fitting) >= number, "too few episodes whose frames all differ"
-    return fitting[:number]
+    """Windows of four different frames and a transition beyond them, each of an episode of its own."""
+    found = []
+    world = simulator(WORLD)
+    for episode in play(WORLD, MixtureAgent(0.2), range(8 * number), "train", 12):
+        for start in range(len(episode) - FRAMES):
+            window = window_at(episode, start, FRAMES + 1)
+            if len(np.unique(world.render_states(window.snapshots[:FRAMES]), axis=0)) == FRAMES:
+                found.append(window)
+                break
+    assert len(found) >= number, "too few episodes with four different frames"
+    return found[:number]
 
 
 def clozes(trajectory: Trajectory, number: int, layout: str) -> list[Sample]:

@@ -15,7 +15,7 @@ import numpy as np
 import pytest
 
 import worlds
-from vagen.cloze.grammar import NAMED, ClozeError
+from vagen.cloze.grammar import NAMED, ClozeError, named
 from vagen.cloze.scoring import score
 from vagen.config import Clozes, Collect, Config, Source
 from vagen.data import stream as stream_module
@@ -412,3 +412,37 @@ def test_a_stream_can_be_sent_to_a_process_that_is_spawned(stream):
 
 if __name__ == "__main__":
     print(json.dumps(collected_and_streamed(Path(sys.argv[1]))))
+
+
+# ----------------------------------------------------------------------------------------------------------- histories
+
+
+def test_a_history_asks_clozes_after_each_of_its_images(shards):
+    """Every image of a group begins where those before it end, so that they are one growing prompt."""
+    weights = {"state_estimation": 1.0, "inverse_dynamics": 1.0, "retrodiction": 1.0, "text_forward_dynamics": 1.0}
+    stream = ClozeStream(list(shards.values()), Clozes(weights=weights, history=2, imagined=0), seed=5)
+    lengths = Counter()
+    for number in range(60):
+        group = stream.group(number)
+        assert contents(group) == contents(stream.group(number))
+        shown = [sample for sample in group.samples if sample.pattern.takes_history]
+        longest = max((sample.images for sample in shown), key=len)
+        assert all(sample.images == longest[: len(sample.images)] for sample in shown), "images are not one history"
+        asked = Counter((sample.name, len(sample.images)) for sample in group.samples)
+        assert set(asked.values()) == {1}, "a cloze is asked twice after the same image"
+        for sample in group.samples:
+            assert score(sample, sample.answer).correct
+            assert sample.pattern.history == len(sample.images) - len(named(sample.name).images)
+        assert max(size for _, size in asked) <= 3, "more images than the history and the last"
+        assert {size for name, size in asked if name == "state_estimation"} == set(range(1, len(longest) + 1))
+        assert [size for name, size in asked if name == "retrodiction"] == [1]
+        lengths[len(longest)] += 1
+    assert lengths[3] > 50, f"histories are shorter than the trajectories allow: {lengths}"
+
+
+def test_without_a_history_groups_are_what_they_were(shards):
+    """Nothing is drawn for it: a configuration without a history trains on the same data as before there were any."""
+    plain = ClozeStream(list(shards.values()), CLOZES, seed=5)
+    none = ClozeStream(list(shards.values()), CLOZES.model_copy(update={"history": 0}), seed=5)
+    assert [contents(plain.group(n)) for n in range(20)] == [contents(none.group(n)) for n in range(20)]
+    assert all(sample.pattern.history == 0 for n in range(20) for sample in plain.group(n).samples)

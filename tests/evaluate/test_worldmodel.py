@@ -284,3 +284,36 @@ def test_constrained_answers_all_parse(chat):
     assert (free["constrained"], constrained["constrained"]) == (False, True)
     assert [row["parsed"] for row in constrained["rows"]] == [1.0] * len(constrained["rows"])
     assert min(row["parsed"] for row in free["rows"]) < 0.5
+
+
+# ----------------------------------------------------------------------------------------------------------- histories
+
+
+@pytest.mark.parametrize(("cloze", "most"), [("state_estimation", 3), ("inverse_dynamics", 2), ("retrodiction", 0)])
+def test_samples_have_any_history_that_training_could_have_shown(cloze, most):
+    ask = ("sokoban-6x6", cloze, named(cloze), 60, 3, "test", "grid")
+    samples = draw_samples(*ask, history=3)
+    assert samples == draw_samples(*ask, history=3)
+    assert {sample.pattern.history for sample in samples} == set(range(most + 1))
+    assert all(sample.window.snapshots[: len(sample.pattern.images)] == sample.images for sample in samples if most)
+    if not most:
+        assert samples == draw_samples(*ask)
+
+
+def test_the_card_of_a_model_with_a_history_asks_after_one(chat, answering):
+    """Which the model's own folder says; rows keep the names and patterns of the clozes."""
+    asked = []
+
+    def truth(sample, shown):
+        asked.append(sample.pattern.history)
+        return sample.answer if shown else ""
+
+    answering(truth)
+    form = ClozeFormat("grid", False, WORLDS, CLOZES, history=2)
+    remembering = Chat(Policy("small", chat.policy.model, chat.policy.processor, form))
+    card = evaluate(remembering, ["sokoban-6x6"], ["forward_dynamics", "policy"], 12, 0)
+    assert set(asked) == {0, 1, 2}
+    for row, cloze in zip(card["rows"], ("forward_dynamics", "policy"), strict=True):
+        assert (row["cloze"], row["pattern"], row["horizon"]) == (cloze, str(named(cloze)), 1)
+        assert row["accuracy"] == 1.0
+        assert row["floors"]["shuffled_image"] == 0.0

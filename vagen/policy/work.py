@@ -48,7 +48,7 @@ class Cost:
     A multiplication and an addition are two operations. A linear layer takes two per weight and token, attention four
     per pair of tokens and dimension: one product for the score and one for the sum (Kaplan et al. 2020, section 2.1).
     Norms, activations, rotations and look-ups are left out; all layers of a tower count as if each image saw all of
-    itself.
+    itself, and none where the configuration does not tell how many there are and how wide.
 
     Attributes:
         token: per token of the language model.
@@ -74,14 +74,14 @@ class Cost:
         for name, module in model.named_modules():
             if isinstance(module, torch.nn.Linear | torch.nn.Conv2d | torch.nn.Conv3d) and module is not head:
                 weights[part_of(f"{name}.weight")] += module.weight.numel()
-        patches = _patches(config)
+        patches, depth = _patches(config), _first(vision, "depth", "num_hidden_layers")
         width = getattr(text, "head_dim", None) or text.hidden_size // text.num_attention_heads
         return cls(
             token=2.0 * weights["language"],
             pair=4.0 * text.num_hidden_layers * text.num_attention_heads * width,
             target=2.0 * head.weight.numel(),
             placeholder=2.0 * (weights["vision"] * patches + weights["projector"]),
-            square=4.0 * _depth(vision) * vision.hidden_size * patches**2,
+            square=4.0 * depth * _first(vision, "embed_dim", "hidden_size") * patches**2,
         )
 
     def operations(self, work: Work) -> float:
@@ -97,9 +97,9 @@ class Cost:
 
 def _patches(config: Any) -> int:
     """Patches of the vision tower that become one token of the language model."""
-    side = getattr(config, "scale_factor", None) or getattr(config.vision_config, "spatial_merge_size", 1)
-    return side**2
+    return (_first(config, "scale_factor") or _first(config.vision_config, "spatial_merge_size") or 1) ** 2
 
 
-def _depth(vision: Any) -> int:
-    return getattr(vision, "depth", None) or vision.num_hidden_layers
+def _first(config: Any, *names: str) -> int:
+    """The first of some entries that a configuration has, or 0: families name them differently."""
+    return next((getattr(config, name) for name in names if hasattr(config, name)), 0)
