@@ -143,7 +143,6 @@ def _parser() -> argparse.ArgumentParser:
         "--settings",
         nargs="+",
         choices=_SPATIAL_SETTINGS,
-        default=_SPATIAL_SETTINGS,
         help="where cameras and objects are; default: all",
     )
     verb.add_argument("--train", type=_natural, default=1000, metavar="N", help="questions per setting to train on")
@@ -463,7 +462,7 @@ def _spatial(args: argparse.Namespace, _: list[str]) -> int:
     from vagen.spatial import Amounts, write
 
     amounts = Amounts(args.train, args.val, args.test)
-    print(write(args.output, renderer, args.settings, amounts, wordings, args.seed, args.size))
+    print(write(args.output, renderer, args.settings or _SPATIAL_SETTINGS, amounts, wordings, args.seed, args.size))
     return 0
 
 

@@ -175,7 +175,14 @@ def process_group() -> Iterator[dict[str, str]]:
 
 
 @pytest.fixture(scope="module")
-def run(process_group, values, tmp_path_factory) -> Iterator[Callable[..., Path]]:
+def joined(process_group) -> Iterator[None]:
+    """Trainings in this process may begin: it is in the process group."""
+    with mock.patch.dict(os.environ, process_group):
+        yield
+
+
+@pytest.fixture(scope="module")
+def run(joined, values, tmp_path_factory) -> Callable[..., Path]:
     """``run(start="new", output=None, **changes)``: trains here and returns the run's folder."""
     from vagen.train.cloze import train
 
@@ -184,8 +191,7 @@ def run(process_group, values, tmp_path_factory) -> Iterator[Callable[..., Path]
         train(Config.model_validate(values(output, **changes)), start)
         return output
 
-    with mock.patch.dict(os.environ, process_group):
-        yield train_here
+    return train_here
 
 
 @pytest.fixture(scope="session")

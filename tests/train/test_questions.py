@@ -22,6 +22,9 @@ from vagen.train.run import cloze_format, open_stream
 COLOURS = {"red": (200, 20, 20), "green": (20, 160, 20), "blue": (20, 40, 200), "white": (240, 240, 240)}
 
 
+pytestmark = pytest.mark.usefixtures("joined")
+
+
 @pytest.fixture(scope="module")
 def file(tmp_path_factory) -> Path:
     """Two images of one colour each, and what colour either has: 16 pairs."""
