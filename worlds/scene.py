@@ -1,0 +1,406 @@
+"""Pictures of rooms, and what can be seen in them, drawn by MuJoCo.
+
+The optional extra ``scene`` brings MuJoCo; OpenGL comes from EGL or, where the machine has none, from OSMesa. A process
+makes its OpenGL context when it draws for the first time and uses it from then on for every room: making one takes
+longer than hundreds of pictures. A process that forks leaves it to the parent; the child makes its own.
+
+On one machine equal views give equal pictures. Another OpenGL driver rounds colours and edges in its own way, see
+``TOLERANCE``. Knows nothing about questions, actions or rewards.
+"""
+
+from __future__ import annotations
+
+import ctypes.util
+import importlib
+import math
+import os
+import sys
+import threading
+from collections.abc import Sequence
+from dataclasses import dataclass
+from importlib.util import find_spec
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from worlds.core import WorldError
+from worlds.furniture import paint, parts
+from worlds.rooms import CEILINGS, FLOORS, KINDS, WALL_COLOURS, WALL_HEIGHT, Camera, Colour, Item, Room
+
+TOLERANCE = 2.0  # mean absolute difference, in grey levels of 255, between two drivers' pictures of one view
+MAX_GEOMS = 4000
+MAX_SIZE = 2048  # pixels
+NEAR, FAR = 0.03, 60.0  # metres in front of a camera between which things are drawn
+SEEN_SIZE = 224  # pixels of the views in which ``visible`` counts
+NOBODY = -1  # in ``segment``: walls, floor and ceiling
+
+_INSTALL = "pip install 'vagen-cloze[scene]'"
+_DRIVERS = "install Mesa (on Debian and Ubuntu: apt install libegl1 libgl1-mesa-dri, or libosmesa6)"
+_MODEL = """
+<mujoco>
+  <visual>
+    <global offwidth="{size}" offheight="{size}"/>
+    <quality offsamples="{samples}" shadowsize="2048"/>
+    <headlight active="0"/>
+  </visual>
+  <statistic extent="1" center="0 0 1"/>
+  <worldbody>
+    <light type="directional" dir="-0.45 -0.3 -0.85" diffuse="0.46 0.46 0.45" ambient="0.36 0.36 0.37" specular="0.15 0.15 0.15" castshadow="true"/>
+    <light type="directional" dir="0.55 0.65 -0.5" diffuse="0.28 0.28 0.30" ambient="0 0 0" specular="0 0 0" castshadow="false"/>
+  </worldbody>
+</mujoco>
+"""  # noqa: E501
+
+
+def why_missing() -> str:
+    """Why nothing can be drawn here, and what to install; "" where it can, as far as is known without trying."""
+    if find_spec("mujoco") is None:
+        return f"it needs MuJoCo, which is not installed: {_INSTALL}"
+    if sys.platform == "linux" and not _platform():
+        return f"it needs OpenGL without a screen, and neither EGL nor OSMesa is there: {_DRIVERS}"
+    return ""
+
+
+def axes(camera: Camera) -> NDArray[np.float64]:
+    """(3, 3): the directions right, up and forward of a camera, as rows."""
+    yaw, pitch = math.radians(camera.yaw), math.radians(camera.pitch)
+    right = [math.sin(yaw), -math.cos(yaw), 0.0]
+    up = [-math.sin(pitch) * math.cos(yaw), -math.sin(pitch) * math.sin(yaw), math.cos(pitch)]
+    forward = [math.cos(pitch) * math.cos(yaw), math.cos(pitch) * math.sin(yaw), math.sin(pitch)]
+    return np.array([right, up, forward])
+
+
+def project(camera: Camera, points: NDArray[np.float64]) -> NDArray[np.float64]:
+    """Where points of a room, (P, 3), appear: (P, 3) column, row and depth.
+
+    Columns and rows run from 0 at the left and upper edge of the picture to 1 at the right and lower edge. The depth is
+    the distance in front of the camera along its axis in metres; column and row mean nothing where it is not positive.
+    """
+    local = (np.asarray(points, float) - (camera.x, camera.y, camera.height)) @ axes(camera).T
+    depth = local[:, 2]
+    safe = np.where(np.abs(depth) < 1e-9, 1e-9, depth)
+    half = math.tan(math.radians(camera.fov) / 2)
+    return np.stack([0.5 + local[:, 0] / safe / half / 2, 0.5 - local[:, 1] / safe / half / 2, depth], axis=1)
+
+
+class SceneRenderer:
+    """Draws rooms. Cheap to make: all renderers of a thread with the same ``samples`` share what is expensive."""
+
+    def __init__(self, shadows: bool = False, samples: int = 4) -> None:
+        """
+        Args:
+            shadows: whether things cast shadows; more than doubles the time of a picture.
+            samples: per pixel, for smooth edges; 0 or 1 for none.
+
+        Raises:
+            WorldError: MuJoCo or OpenGL is missing; says what to install.
+        """
+        reason = why_missing()
+        if reason:
+            raise WorldError(f"rooms cannot be drawn: {reason}")
+        self.shadows = shadows
+        self.samples = samples
+
+    def render(self, room: Room, cameras: Sequence[Camera], size: int = 224) -> NDArray[np.uint8]:
+        """Views of a room, (N, size, size, 3) RGB."""
+        stage = _stage(self.samples)
+        stage.furnish(room)
+        stage.resize(size)
+        pictures = np.empty((len(cameras), size, size, 3), np.uint8)
+        for camera, picture in zip(cameras, pictures, strict=True):
+            stage.draw(camera, picture, self.shadows)
+        return pictures[:, ::-1]
+
+    def segment(self, room: Room, cameras: Sequence[Camera], size: int = SEEN_SIZE) -> NDArray[np.int16]:
+        """The number in ``room.items`` of what each pixel shows, (N, size, size); ``NOBODY`` elsewhere."""
+        stage = _stage(self.samples)
+        stage.furnish(room)
+        stage.resize(size)
+        everything = range(len(room.items))
+        return np.stack([stage.identify(camera, everything) for camera in cameras])[:, ::-1]
+
+    def visible(self, room: Room, cameras: Sequence[Camera], size: int = SEEN_SIZE) -> NDArray[np.float64]:
+        """The share of each item's own pixels that is seen, (N, items).
+
+        An item's own pixels are those it would have alone in a picture without edges; 0 means that it is hidden or
+        out of view, 1 that all of it is there. ``size`` is that of the pictures in which pixels are counted.
+        """
+        stage = _stage(self.samples)
+        stage.furnish(room)
+        seen = np.zeros((len(cameras), len(room.items)))
+        for row, camera in zip(seen, cameras, strict=True):
+            stage.resize(size)
+            shown = stage.identify(camera, range(len(room.items)))
+            counts = np.bincount(shown[shown != NOBODY], minlength=len(room.items))
+            for number in np.flatnonzero(counts):
+                row[number] = counts[number] / stage.own_pixels(camera, int(number), size)
+        return np.minimum(seen, 1.0)
+
+
+# ------------------------------------------------------------------------------------------------------------ OpenGL
+
+
+def _platform() -> str:
+    """How OpenGL is reached without a screen on Linux: "egl", "osmesa", or "" for not at all."""
+    wanted = os.environ.get("MUJOCO_GL", "").lower()
+    if wanted in ("egl", "osmesa"):
+        return wanted
+    for platform, library in (("egl", "EGL"), ("osmesa", "OSMesa")):
+        if ctypes.util.find_library(library):
+            return platform
+    return ""
+
+
+def _open_gl() -> Any:
+    """A new OpenGL context that draws into memory."""
+    platform = _platform() if sys.platform == "linux" else ""
+    if platform:
+        os.environ.setdefault("MUJOCO_GL", platform)
+    try:
+        if platform:
+            return importlib.import_module(f"mujoco.{platform}").GLContext(MAX_SIZE, MAX_SIZE)
+        return importlib.import_module("mujoco").GLContext(MAX_SIZE, MAX_SIZE)
+    except (ImportError, AttributeError, RuntimeError, OSError) as error:
+        what = " ".join(str(error).split())
+        raise WorldError(
+            f"rooms cannot be drawn: OpenGL through {platform or sys.platform} does not start ({what}); "
+            f"{_DRIVERS}, or set MUJOCO_GL to egl or osmesa"
+        ) from error
+
+
+_LOCAL = threading.local()  # OpenGL contexts belong to the thread that made them
+
+
+def _stage(samples: int) -> _Stage:
+    """The stage of this process and thread, made when it is first asked for."""
+    stages: dict[int, _Stage] = _LOCAL.__dict__.setdefault("stages", {})
+    if samples not in stages:
+        stages[samples] = _Stage(samples)
+    stages[samples].make_current()
+    return stages[samples]
+
+
+def _forget_stages() -> None:
+    """After a fork, the parent's contexts are of no use to the child, and must not be freed by it."""
+    global _LOCAL
+    _LEFT_BEHIND.append(_LOCAL)
+    _LOCAL = threading.local()
+
+
+_LEFT_BEHIND: list[threading.local] = []
+
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(after_in_child=_forget_stages)
+
+
+@dataclass(frozen=True)
+class _Solid:
+    """A part in its place in the room, as MuJoCo wants it."""
+
+    type: int
+    size: NDArray[np.float64]
+    at: NDArray[np.float64]
+    axes: NDArray[np.float64]  # (9,)
+    rgba: NDArray[np.float32]
+    owner: int  # number of the item, NOBODY for walls
+    gloss: float = 0.0
+
+
+class _Stage:
+    """One OpenGL context with one scene, whose solids are exchanged from room to room."""
+
+    def __init__(self, samples: int) -> None:
+        self.mujoco = importlib.import_module("mujoco")
+        mujoco = self.mujoco
+        self.gl = _open_gl()
+        self.gl.make_current()
+        model = mujoco.MjModel.from_xml_string(_MODEL.format(size=MAX_SIZE, samples=samples if samples > 1 else 0))
+        data = mujoco.MjData(model)
+        mujoco.mj_forward(model, data)
+        self.scene = mujoco.MjvScene(model, maxgeom=MAX_GEOMS)
+        mujoco.mjv_updateScene(
+            model, data, mujoco.MjvOption(), None, mujoco.MjvCamera(), mujoco.mjtCatBit.mjCAT_ALL.value, self.scene
+        )
+        self.context = mujoco.MjrContext(model, mujoco.mjtFontScale.mjFONTSCALE_100.value)
+        mujoco.mjr_setBuffer(mujoco.mjtFramebuffer.mjFB_OFFSCREEN.value, self.context)
+        self.scene.flags[mujoco.mjtRndFlag.mjRND_SHADOW] = False
+        self.scene.flags[mujoco.mjtRndFlag.mjRND_REFLECTION] = False
+        self.scene.flags[mujoco.mjtRndFlag.mjRND_SKYBOX] = False
+        self.types = {
+            "box": mujoco.mjtGeom.mjGEOM_BOX.value,
+            "ellipsoid": mujoco.mjtGeom.mjGEOM_ELLIPSOID.value,
+            "cylinder": mujoco.mjtGeom.mjGEOM_CYLINDER.value,
+            "capsule": mujoco.mjtGeom.mjGEOM_CAPSULE.value,
+        }
+        self.room: Room | None = None
+        self.owners: list[int] = []
+        self.shown: list[int] = []  # the segmentation numbers that the solids have at present
+        self.size = 0
+
+    def make_current(self) -> None:
+        self.gl.make_current()
+
+    def resize(self, size: int) -> None:
+        """Make the buffer this many pixels wide and high."""
+        if not 1 <= size <= 2 * MAX_SIZE:
+            raise WorldError(f"a picture cannot be {size} pixels wide; choose 1 to {MAX_SIZE}")
+        if size != self.size:
+            self.mujoco.mjr_resizeOffscreen(size, size, self.context)
+            self.rect = self.mujoco.MjrRect(0, 0, size, size)
+            self.size = size
+
+    def furnish(self, room: Room) -> None:
+        """Put a room's solids into the scene."""
+        if room == self.room:
+            return
+        solids = [*_shell(room, self.types["box"])]
+        for number, item in enumerate(room.items):
+            solids.extend(_solids(item, number, self.types))
+        if len(solids) > MAX_GEOMS:
+            raise WorldError(f"a room of {len(room.items)} items has {len(solids)} parts; {MAX_GEOMS} can be drawn")
+        for geom, solid in zip(self.scene.geoms, solids, strict=False):
+            self.mujoco.mjv_initGeom(geom, solid.type, solid.size, solid.at, solid.axes, solid.rgba)
+            geom.specular = geom.shininess = solid.gloss
+            geom.segid = NOBODY
+        self.scene.ngeom = len(solids)
+        self.owners = [solid.owner for solid in solids]
+        self.shown = [NOBODY] * len(solids)
+        self.room = room
+
+    def draw(self, camera: Camera, picture: NDArray[np.uint8], shadows: bool) -> None:
+        """One view, upside down."""
+        self._look(camera)
+        self.scene.flags[self.mujoco.mjtRndFlag.mjRND_SHADOW] = shadows
+        self.mujoco.mjr_render(self.rect, self.scene, self.context)
+        self.mujoco.mjr_readPixels(picture, None, self.rect, self.context)
+
+    def identify(self, camera: Camera, numbers: Sequence[int], widen: float = 1.0) -> NDArray[np.int16]:
+        """The item that each pixel shows where only these items are there; upside down."""
+        self._look(camera, widen)
+        for index, owner in enumerate(self.owners):
+            wanted = owner if owner in numbers else NOBODY
+            if self.shown[index] != wanted:
+                self.scene.geoms[index].segid = self.shown[index] = wanted
+        flags = self.mujoco.mjtRndFlag
+        self.scene.flags[flags.mjRND_SHADOW] = False
+        self.scene.flags[flags.mjRND_SEGMENT] = self.scene.flags[flags.mjRND_IDCOLOR] = True
+        pixels = np.empty((self.size, self.size, 3), np.uint8)
+        self.mujoco.mjr_render(self.rect, self.scene, self.context)
+        self.mujoco.mjr_readPixels(pixels, None, self.rect, self.context)
+        self.scene.flags[flags.mjRND_SEGMENT] = self.scene.flags[flags.mjRND_IDCOLOR] = False
+        return (pixels[..., 0] + pixels[..., 1].astype(np.int16) * 256) - 1  # number + 1, least byte first
+
+    def own_pixels(self, camera: Camera, number: int, size: int) -> int:
+        """How many pixels an item would have alone, counted beyond the edges as well where it crosses them."""
+        assert self.room is not None
+        widen = 1 if _inside(camera, self.room.items[number]) else 3
+        self.resize(size * widen)
+        alone = np.count_nonzero(self.identify(camera, (number,), widen) == number)
+        self.resize(size)
+        return max(alone, 1)
+
+    def _look(self, camera: Camera, widen: float = 1.0) -> None:
+        _, up, forward = axes(camera)
+        top = NEAR * math.tan(math.radians(camera.fov) / 2) * widen
+        for view in self.scene.camera:
+            view.pos = (camera.x, camera.y, camera.height)
+            view.forward, view.up = forward, up
+            view.frustum_bottom, view.frustum_top, view.frustum_center = -top, top, 0
+            view.frustum_near, view.frustum_far = NEAR, FAR
+
+
+def _inside(camera: Camera, item: Item) -> bool:
+    """Whether the whole of an item surely lies within the edges of a view."""
+    kind = KINDS[item.kind]
+    corners = [
+        (item.x + kind.radius * x, item.y + kind.radius * y, z)
+        for x in (-1, 1)
+        for y in (-1, 1)
+        for z in (0.0, kind.height)
+    ]
+    column, row, depth = project(camera, np.array(corners)).T
+    return bool(depth.min() > NEAR and min(column.min(), row.min()) >= 0 and max(column.max(), row.max()) <= 1)
+
+
+# ------------------------------------------------------------------------------------------------------------ solids
+
+
+def _solids(item: Item, number: int, types: dict[str, int]) -> list[_Solid]:
+    """The parts of an item in their places."""
+    yaw = math.radians(item.yaw)
+    turn = np.array([[math.cos(yaw), -math.sin(yaw), 0], [math.sin(yaw), math.cos(yaw), 0], [0, 0, 1]])
+    solids = []
+    for part in parts(item.kind):
+        size = np.array(part.size)
+        if part.shape in ("cylinder", "capsule"):
+            size = np.array([size[0], size[2], 0])
+        at = turn @ part.at + (item.x, item.y, 0)
+        turned = (turn @ part.axes).ravel()
+        solids.append(_Solid(types[part.shape], size, at, turned, _rgba(paint(part.paint, item.colour)), number, 0.25))
+    return solids
+
+
+_UPRIGHT = np.eye(3).ravel()
+_THICK = 0.1
+_WOOD, _FRAME, _GLASS, _CANVAS = (0.50, 0.34, 0.20), (0.96, 0.96, 0.94), (0.60, 0.83, 0.97), (0.25, 0.45, 0.55)
+
+
+def _shell(room: Room, box: int) -> list[_Solid]:
+    """Floor, ceiling and walls: one with a window, one with a door, one with a picture, one with a shelf."""
+    width, depth = room.width, room.depth
+    solids: list[_Solid] = []
+
+    def add(low: Sequence[float], high: Sequence[float], colour: Colour) -> None:
+        size, at = np.subtract(high, low) / 2, np.add(high, low) / 2
+        solids.append(_Solid(box, size, at, _UPRIGHT, _rgba(colour), NOBODY))
+
+    floor = FLOORS[room.floor]
+    add((-width / 2, -depth / 2, -_THICK), (width / 2, depth / 2, 0), floor)
+    add((-width / 2, -depth / 2, WALL_HEIGHT), (width / 2, depth / 2, WALL_HEIGHT + _THICK), CEILINGS[room.ceiling])
+    tile = tuple(0.88 * part for part in floor)
+    for column in range(math.ceil(width)):  # a chequered floor, in squares of one metre
+        for row in range(column % 2, math.ceil(depth), 2):
+            low = (column - width / 2, row - depth / 2, 0)
+            high = (min(low[0] + 1, width / 2), min(low[1] + 1, depth / 2), 0.001)
+            add(low, high, tile)  # type: ignore[arg-type]
+    for side, colour in enumerate(room.walls):
+        _add_wall(solids, box, side, room, WALL_COLOURS[colour])
+    return solids
+
+
+def _add_wall(solids: list[_Solid], box: int, side: int, room: Room, colour: Colour) -> None:
+    """A wall and what hangs on it, built as the east wall and turned."""
+    yaw = math.pi / 2 * side
+    turn = np.array([[math.cos(yaw), -math.sin(yaw), 0], [math.sin(yaw), math.cos(yaw), 0], [0, 0, 1]])
+    away, length = ((room.width, room.depth), (room.depth, room.width))[side % 2]
+
+    def add(low: Sequence[float], high: Sequence[float], colour: Colour) -> None:
+        """From and to (how far off the wall into the room, along it, up)."""
+        first, last = (np.array([away / 2 - off, along, up]) for off, along, up in (low, high))
+        size, at = np.abs(last - first) / 2, turn @ ((first + last) / 2)
+        solids.append(_Solid(box, size, at, turn.ravel(), _rgba(colour), NOBODY))
+
+    add((0, -length / 2, 0), (-_THICK, length / 2, WALL_HEIGHT), colour)
+    add((0, -length / 2, 0), (0.02, length / 2, 0.12), tuple(0.6 * part for part in colour))  # type: ignore[arg-type]
+    if side == 0:  # a window
+        add((0, -0.65, 1.2), (0.03, 0.65, 2.2), _FRAME)
+        for left in (-0.58, 0.04):
+            for low in (1.27, 1.74):
+                add((0, left, low), (0.04, left + 0.54, low + 0.40), _GLASS)
+    elif side == 1:  # a door
+        add((0, -0.50, 0), (0.03, 0.50, 2.1), _FRAME)
+        add((0, -0.42, 0), (0.04, 0.42, 2.02), _WOOD)
+        add((0, 0.28, 0.98), (0.09, 0.36, 1.06), (0.93, 0.76, 0.26))
+    elif side == 2:  # a picture
+        add((0, -0.55, 1.3), (0.04, 0.55, 2.1), (0.25, 0.18, 0.12))
+        add((0, -0.47, 1.38), (0.05, 0.47, 2.02), _CANVAS)
+        add((0, -0.47, 1.38), (0.055, 0.47, 1.62), (0.35, 0.55, 0.25))
+        add((0, 0.12, 1.78), (0.055, 0.30, 1.95), (0.98, 0.85, 0.35))
+    else:  # two shelves
+        for up in (1.35, 1.80):
+            add((0, -0.60, up), (0.18, 0.60, up + 0.05), _WOOD)
+
+
+def _rgba(colour: Colour) -> NDArray[np.float32]:
+    return np.array([*colour, 1.0], np.float32)
