@@ -7,14 +7,15 @@ below its middle; metres. Knows nothing about rooms, cameras or how parts are dr
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
+from functools import cache
 from typing import Literal
 
 import numpy as np
 from numpy.typing import NDArray
 
-from worlds.rooms import COLOURS, Colour
+from worlds.rooms import COLOURS, MAX_RADIUS, Colour
 
 Shape = Literal["box", "ellipsoid", "cylinder", "capsule"]
 Vector = tuple[float, float, float]
@@ -57,11 +58,6 @@ class Part:
     at: Vector
     axes: NDArray[np.float64]
     paint: str
-
-
-def parts(kind: str) -> tuple[Part, ...]:
-    """The solids of a kind of thing."""
-    return _PARTS[kind]
 
 
 def paint(name: str, colour: str) -> Colour:
@@ -421,21 +417,24 @@ def _hydrant() -> Iterator[Part]:
 def _cone_parts() -> Iterator[Part]:
     yield _box(0.50, 0.50, 0.06, (0, 0, 0.03))
     for low, high, name in ((0.0, 0.3, MAIN), (0.3, 0.5, "light"), (0.5, 0.7, MAIN), (0.7, 1.0, MAIN)):
-        yield from _cone(
-            0.40 - 0.32 * low, 0.40 - 0.32 * high, 0.06 + 0.79 * low, 0.06 + 0.79 * high, name, steps=5
-        )
+        yield from _cone(0.40 - 0.32 * low, 0.40 - 0.32 * high, 0.06 + 0.79 * low, 0.06 + 0.79 * high, name, steps=5)
 
 
 def _tent() -> Iterator[Part]:
-    steps = 12
-    for step in range(steps):
+    slope = math.atan2(0.72, 0.38)
+    cos, sin = math.cos(slope), math.sin(slope)
+    for side in (-1, 1):  # the roof
+        turn = np.array([[1, 0, 0], [0, -side * cos, -side * sin], [0, sin, -cos]])
+        yield Part("box", (0.33, 0.407, 0.012), (-0.02, 0.19 * side, 0.36), turn, MAIN)
+    steps = 18
+    for step in range(steps):  # the front, with its opening, and the back
         share = (step + 0.5) / steps
-        yield _box(0.66, 0.76 * (1 - share) + 0.03, 0.72 / steps, (-0.02, 0, 0.72 * share))
-    for step in range(steps):
-        share = (step + 0.5) / steps
+        for x in (0.26, -0.30):
+            yield _box(0.02, 0.74 * (1 - share), 0.72 / steps, (x, 0, 0.72 * share), SHADE)
         if share < 0.75:
-            yield _box(0.02, 0.34 * (1 - share / 0.75) + 0.01, 0.72 / steps, (0.315, 0, 0.72 * share), "dark")
-    yield _rod((0.33, 0, 0.02), (0.33, 0, 0.73), 0.02, "wood")
+            yield _box(0.02, 0.34 * (1 - share / 0.75) + 0.01, 0.72 / steps, (0.275, 0, 0.72 * share), "dark")
+    for x in (0.30, -0.34):
+        yield _rod((x, 0, 0.02), (x, 0, 0.76), 0.025, "wood")
 
 
 def _gift() -> Iterator[Part]:
@@ -461,7 +460,7 @@ def _cake() -> Iterator[Part]:
 
 
 def _drum() -> Iterator[Part]:
-    yield _disc(0.66, 0.46, (0, 0, 0.29))
+    yield _disc(0.66, 0.52, (0, 0, 0.26))
     yield _disc(0.68, 0.05, (0, 0, 0.08), "gold")
     yield _disc(0.68, 0.05, (0, 0, 0.50), "gold")
     yield _disc(0.60, 0.02, (0, 0, 0.525), "light")
@@ -583,13 +582,14 @@ def _sailboat() -> Iterator[Part]:
     for step, (length, width) in enumerate(((0.56, 0.20), (0.66, 0.26), (0.74, 0.30), (0.80, 0.32))):
         yield _ball(length, width, 0.16, (0, 0, 0.08 + 0.045 * step), "dark wood" if step == 3 else "wood")
     yield _rod((0.04, 0, 0.20), (0.04, 0, 1.12), 0.035, "dark wood")
-    for step in range(14):
+    cos, sin = math.cos(math.radians(30)), math.sin(math.radians(30))
+    turn = np.array([[cos, -sin, 0], [sin, cos, 0], [0, 0, 1]])
+    for step in range(14):  # the sails, trimmed to one side so that they are wide from everywhere
         share = (step + 0.5) / 14
-        width = 0.34 * (1 - share)
-        z = 0.34 + 0.74 * share
-        yield _box(width, 0.02, 0.74 / 14, (0.0 - width / 2, 0, z))
-        if share < 0.85:
-            yield _box(width * 0.75, 0.02, 0.62 / 14, (0.08 + width * 0.375, 0, 0.34 + 0.62 * share), "light")
+        half = 0.17 * (1 - share)
+        yield Part("box", (half, 0.01, 0.027), (0.03 - half * cos, -half * sin, 0.34 + 0.74 * share), turn, MAIN)
+        at = (0.06 + 0.75 * half * cos, 0.75 * half * sin, 0.34 + 0.62 * share)
+        yield Part("box", (0.75 * half, 0.01, 0.023), at, turn, "light")
 
 
 def _rocket() -> Iterator[Part]:
@@ -631,56 +631,74 @@ def _robot() -> Iterator[Part]:
         yield _ball(0.10, 0.09, 0.10, (0.07, 0.28 * y, 0.33), "steel")
 
 
-_PARTS: Mapping[str, tuple[Part, ...]] = {
-    kind: tuple(build())
-    for kind, build in {
-        "airplane": _airplane,
-        "armchair": _armchair,
-        "barrel": _barrel,
-        "bathtub": _bathtub,
-        "bed": _bed,
-        "bookcase": _bookcase,
-        "bucket": _bucket,
-        "cake": _cake,
-        "car": _car,
-        "chair": _chair,
-        "clock": _clock,
-        "cone": _cone_parts,
-        "desk": _desk,
-        "dog": _dog,
-        "dresser": _dresser,
-        "drum": _drum,
-        "duck": _duck,
-        "fan": _fan,
-        "flower": _flower,
-        "fridge": _fridge,
-        "gift": _gift,
-        "hydrant": _hydrant,
-        "ladder": _ladder,
-        "lamp": _lamp,
-        "mailbox": _mailbox,
-        "mug": _mug,
-        "mushroom": _mushroom,
-        "piano": _piano,
-        "robot": _robot,
-        "rocket": _rocket,
-        "sailboat": _sailboat,
-        "sofa": _sofa,
-        "stool": _stool,
-        "suitcase": _suitcase,
-        "table": _table,
-        "teddy": _teddy,
-        "television": _television,
-        "tent": _tent,
-        "toilet": _toilet,
-        "umbrella": _umbrella,
-    }.items()
+# ------------------------------------------------------------------------------------------------------- every kind
+
+_BUILDERS: Mapping[str, Callable[[], Iterator[Part]]] = {
+    "airplane": _airplane,
+    "armchair": _armchair,
+    "barrel": _barrel,
+    "bathtub": _bathtub,
+    "bed": _bed,
+    "bookcase": _bookcase,
+    "bucket": _bucket,
+    "cake": _cake,
+    "car": _car,
+    "chair": _chair,
+    "clock": _clock,
+    "cone": _cone_parts,
+    "desk": _desk,
+    "dog": _dog,
+    "dresser": _dresser,
+    "drum": _drum,
+    "duck": _duck,
+    "fan": _fan,
+    "flower": _flower,
+    "fridge": _fridge,
+    "gift": _gift,
+    "hydrant": _hydrant,
+    "ladder": _ladder,
+    "lamp": _lamp,
+    "mailbox": _mailbox,
+    "mug": _mug,
+    "mushroom": _mushroom,
+    "piano": _piano,
+    "robot": _robot,
+    "rocket": _rocket,
+    "sailboat": _sailboat,
+    "sofa": _sofa,
+    "stool": _stool,
+    "suitcase": _suitcase,
+    "table": _table,
+    "teddy": _teddy,
+    "television": _television,
+    "tent": _tent,
+    "toilet": _toilet,
+    "umbrella": _umbrella,
 }
+
+
+def parts(kind: str) -> tuple[Part, ...]:
+    """The solids of a kind of thing, at the size that ``rooms.KINDS`` gives it."""
+    return _fitted(kind)
+
+
+@cache
+def _fitted(kind: str) -> tuple[Part, ...]:
+    built = tuple(_BUILDERS[kind]())
+    radius, _ = _extent(built)
+    scale = min(1.0, MAX_RADIUS / radius)
+    return tuple(
+        replace(part, size=tuple(scale * s for s in part.size), at=tuple(scale * a for a in part.at)) for part in built
+    )
 
 
 def extent(kind: str) -> tuple[float, float]:
     """The radius around its middle and the height that hold all of a kind, in metres (a bound within a centimetre)."""
-    points = np.concatenate([_outline(part) for part in parts(kind)])
+    return _extent(parts(kind))
+
+
+def _extent(solids: Sequence[Part]) -> tuple[float, float]:
+    points = np.concatenate([_outline(part) for part in solids])
     return float(np.hypot(points[:, 0], points[:, 1]).max()), float(points[:, 2].max())
 
 

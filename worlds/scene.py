@@ -41,16 +41,18 @@ _MODEL = """
 <mujoco>
   <visual>
     <global offwidth="{size}" offheight="{size}"/>
-    <quality offsamples="{samples}" shadowsize="2048"/>
+    <quality offsamples="{samples}" shadowsize="2048" numslices="16" numstacks="8" numquads="1"/>
     <headlight active="0"/>
   </visual>
   <statistic extent="1" center="0 0 1"/>
   <worldbody>
-    <light type="directional" dir="-0.45 -0.3 -0.85" diffuse="0.46 0.46 0.45" ambient="0.36 0.36 0.37" specular="0.15 0.15 0.15" castshadow="true"/>
-    <light type="directional" dir="0.55 0.65 -0.5" diffuse="0.28 0.28 0.30" ambient="0 0 0" specular="0 0 0" castshadow="false"/>
+    <light type="directional" dir="-0.45 -0.3 -0.85" castshadow="true"
+      ambient="0.45 0.45 0.46" diffuse="0.52 0.52 0.51" specular="0.15 0.15 0.15"/>
+    <light type="directional" dir="0.55 0.65 -0.5" castshadow="false"
+      ambient="0 0 0" diffuse="0.34 0.34 0.36" specular="0 0 0"/>
   </worldbody>
 </mujoco>
-"""  # noqa: E501
+"""
 
 
 def why_missing() -> str:
@@ -205,6 +207,7 @@ class _Solid:
     rgba: NDArray[np.float32]
     owner: int  # number of the item, NOBODY for walls
     gloss: float = 0.0
+    glow: float = 0.0
 
 
 class _Stage:
@@ -262,6 +265,7 @@ class _Stage:
         for geom, solid in zip(self.scene.geoms, solids, strict=False):
             self.mujoco.mjv_initGeom(geom, solid.type, solid.size, solid.at, solid.axes, solid.rgba)
             geom.specular = geom.shininess = solid.gloss
+            geom.emission = solid.glow
             geom.segid = NOBODY
         self.scene.ngeom = len(solids)
         self.owners = [solid.owner for solid in solids]
@@ -343,6 +347,7 @@ def _solids(item: Item, number: int, types: dict[str, int]) -> list[_Solid]:
 
 _UPRIGHT = np.eye(3).ravel()
 _THICK = 0.1
+_GLOW = 0.25  # walls, floor and ceiling are bright wherever the lamps shine
 _WOOD, _FRAME, _GLASS, _CANVAS = (0.50, 0.34, 0.20), (0.96, 0.96, 0.94), (0.60, 0.83, 0.97), (0.25, 0.45, 0.55)
 
 
@@ -353,7 +358,7 @@ def _shell(room: Room, box: int) -> list[_Solid]:
 
     def add(low: Sequence[float], high: Sequence[float], colour: Colour) -> None:
         size, at = np.subtract(high, low) / 2, np.add(high, low) / 2
-        solids.append(_Solid(box, size, at, _UPRIGHT, _rgba(colour), NOBODY))
+        solids.append(_Solid(box, size, at, _UPRIGHT, _rgba(colour), NOBODY, glow=_GLOW))
 
     floor = FLOORS[room.floor]
     add((-width / 2, -depth / 2, -_THICK), (width / 2, depth / 2, 0), floor)
@@ -379,7 +384,7 @@ def _add_wall(solids: list[_Solid], box: int, side: int, room: Room, colour: Col
         """From and to (how far off the wall into the room, along it, up)."""
         first, last = (np.array([away / 2 - off, along, up]) for off, along, up in (low, high))
         size, at = np.abs(last - first) / 2, turn @ ((first + last) / 2)
-        solids.append(_Solid(box, size, at, turn.ravel(), _rgba(colour), NOBODY))
+        solids.append(_Solid(box, size, at, turn.ravel(), _rgba(colour), NOBODY, glow=_GLOW))
 
     add((0, -length / 2, 0), (-_THICK, length / 2, WALL_HEIGHT), colour)
     add((0, -length / 2, 0), (0.02, length / 2, 0.12), tuple(0.6 * part for part in colour))  # type: ignore[arg-type]
