@@ -10,6 +10,7 @@ import math
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import cache
+from itertools import pairwise
 from typing import Literal
 
 import numpy as np
@@ -112,7 +113,7 @@ def _ring(diameter: float, thickness: float, at: Vector, paint: str, along: Vect
     axes = _along(along)
     angles = np.linspace(0, 2 * math.pi, steps + 1)
     points = [np.add(at, diameter / 2 * (axes[:, 0] * math.cos(a) + axes[:, 1] * math.sin(a))) for a in angles]
-    for start, end in zip(points[:-1], points[1:], strict=True):
+    for start, end in pairwise(points):
         yield _rod(tuple(start), tuple(end), thickness, paint)  # type: ignore[arg-type]
 
 
@@ -229,23 +230,26 @@ def _dresser() -> Iterator[Part]:
 
 
 def _bookcase() -> Iterator[Part]:
-    for y in (-0.36, 0.36):
-        yield _box(0.30, 0.04, 1.18, (0, y, 0.59))
-    yield _box(0.03, 0.72, 1.18, (-0.14, 0, 0.59), SHADE)
-    for z in (0.04, 0.42, 0.80, 1.18):
-        yield _box(0.30, 0.76, 0.04, (0, 0, z))
+    for x in (-0.13, 0.13):
+        for y in (-0.36, 0.36):
+            yield _box(0.05, 0.05, 1.18, (x, y, 0.59))
+    for z in (0.06, 0.44, 0.82, 1.18):
+        yield _box(0.31, 0.77, 0.04, (0, 0, z))
     spines = ("clay", "leaf", "gold", "screen", "light", "dark wood", "glass")
     for shelf in range(3):
         for book in range(8 - shelf):
             height = 0.22 + 0.04 * ((book * 5 + shelf * 3) % 3)
-            at = (0.02, -0.29 + 0.078 * book, 0.06 + 0.38 * shelf + height / 2)
-            yield _box(0.20, 0.065, height, at, spines[(book * 3 + shelf) % len(spines)])
+            at = (0, -0.29 + 0.078 * book, 0.08 + 0.38 * shelf + height / 2)
+            yield _box(0.22, 0.065, height, at, spines[(book * 3 + shelf) % len(spines)])
 
 
 def _fridge() -> Iterator[Part]:
     yield _box(0.50, 0.56, 1.21, (-0.02, 0, 0.645))
     yield _box(0.46, 0.52, 0.05, (-0.02, 0, 0.025), "dark")
-    yield _box(0.02, 0.56, 0.03, (0.225, 0, 0.80), "dark")
+    yield _box(0.51, 0.57, 0.03, (-0.02, 0, 0.80), "dark")
+    yield _box(0.02, 0.57, 1.21, (0.19, 0, 0.645), "dark")
+    for z in (0.15, 0.28, 0.41, 0.54, 0.67):
+        yield _rod((-0.28, -0.20, z), (-0.28, 0.20, z), 0.03, "dark")
     for low, high in ((0.34, 0.72), (0.88, 1.14)):
         yield _rod((0.28, -0.21, low), (0.28, -0.21, high), 0.04, "steel")
     yield _box(0.02, 0.14, 0.10, (0.23, 0.10, 1.02), "screen")
@@ -311,11 +315,15 @@ def _clock() -> Iterator[Part]:
     yield _box(0.02, 0.20, 0.48, (0.13, 0, 0.50), "dark")
     yield _rod((0.145, 0, 0.40), (0.145, 0, 0.70), 0.02, "gold")
     yield _disc(0.12, 0.02, (0.15, 0, 0.38), "gold", (1, 0, 0))
-    yield _box(0.34, 0.42, 0.40, (0, 0, 0.98))
-    yield _disc(0.34, 0.02, (0.175, 0, 0.98), "light", (1, 0, 0))
-    yield _rod((0.19, 0, 0.98), (0.19, 0, 1.11), 0.022, "dark")
-    yield _rod((0.19, 0, 0.98), (0.19, -0.08, 0.96), 0.026, "dark")
-    yield _box(0.30, 0.44, 0.07, (0, 0, 1.215), SHADE)
+    yield _box(0.38, 0.42, 0.40, (0, 0, 0.98))
+    for angle, out in ((0, 0.19), (90, 0.21), (180, 0.19), (270, 0.21)):  # a face on each side
+        cos, sin = round(math.cos(math.radians(angle))), round(math.sin(math.radians(angle)))
+        middle = ((out + 0.005) * cos, (out + 0.005) * sin, 0.98)
+        yield _disc(0.34, 0.02, middle, "light", (cos, sin, 0))
+        x, y = (out + 0.018) * cos, (out + 0.018) * sin
+        yield _rod((x, y, 0.98), (x, y, 1.11), 0.022, "dark")
+        yield _rod((x, y, 0.98), (x + 0.08 * sin, y - 0.08 * cos, 0.96), 0.026, "dark")
+    yield _box(0.38, 0.44, 0.07, (0, 0, 1.215), SHADE)
 
 
 def _fan() -> Iterator[Part]:
@@ -334,7 +342,7 @@ def _bucket() -> Iterator[Part]:
     yield _disc(0.46, 0.02, (0, 0, 0.456), "dark")
     yield from _ring(0.53, 0.04, (0, 0, 0.45), SHADE, (0, 0, 1))
     points = [(0, 0.26 * math.cos(a), 0.44 + 0.20 * math.sin(a)) for a in np.linspace(0, math.pi, 9)]
-    for start, end in zip(points[:-1], points[1:], strict=True):
+    for start, end in pairwise(points):
         yield _rod(start, end, 0.025, "steel")
 
 
@@ -352,7 +360,7 @@ def _mug() -> Iterator[Part]:
     yield _disc(0.44, 0.02, (-0.08, 0, 0.575), "dark wood")
     yield from _ring(0.51, 0.035, (-0.08, 0, 0.58), MAIN, (0, 0, 1))
     points = [(0.15 + 0.19 * math.sin(a), 0, 0.30 - 0.17 * math.cos(a)) for a in np.linspace(0, math.pi, 8)]
-    for start, end in zip(points[:-1], points[1:], strict=True):
+    for start, end in pairwise(points):
         yield _rod(start, end, 0.08)
 
 
@@ -376,7 +384,7 @@ def _umbrella() -> Iterator[Part]:
     yield _disc(0.035, 1.02, (0, 0, 0.58), "dark")
     yield _rod((0, 0, 1.03), (0, 0, 1.09), 0.02, "dark")
     points = [(0, 0.08 * math.cos(a) - 0.08, 0.10 - 0.08 * math.sin(a)) for a in np.linspace(0, math.pi, 7)]
-    for start, end in zip(points[:-1], points[1:], strict=True):
+    for start, end in pairwise(points):
         yield _rod(start, end, 0.035, "wood")
 
 

@@ -29,12 +29,14 @@ class Kind:
         radius: of the circle around its middle that holds all of it, seen from above.
         height: of its highest point.
         has_front: whether a picture shows which way it faces; else it looks the same, or nearly, from all sides.
+        all_round: whether a person can name it from every side; else only from where its front is seen.
     """
 
     name: str
     radius: float
     height: float
     has_front: bool
+    all_round: bool = True
 
 
 KINDS: Mapping[str, Kind] = {
@@ -45,21 +47,21 @@ KINDS: Mapping[str, Kind] = {
         Kind("barrel", 0.34, 0.91, False),
         Kind("bathtub", 0.40, 0.50, False),
         Kind("bed", 0.42, 0.55, True),
-        Kind("bookcase", 0.41, 1.20, True),
+        Kind("bookcase", 0.42, 1.20, False),
         Kind("bucket", 0.29, 0.66, False),
         Kind("cake", 0.33, 0.61, False),
         Kind("car", 0.42, 0.39, True),
         Kind("chair", 0.36, 0.99, True),
-        Kind("clock", 0.28, 1.25, True),
+        Kind("clock", 0.30, 1.25, False),
         Kind("cone", 0.36, 0.85, False),
-        Kind("desk", 0.41, 0.72, True),
+        Kind("desk", 0.41, 0.72, True, False),
         Kind("dog", 0.42, 0.68, True),
-        Kind("dresser", 0.42, 0.85, True),
+        Kind("dresser", 0.42, 0.85, True, False),
         Kind("drum", 0.35, 0.60, False),
         Kind("duck", 0.40, 0.74, True),
         Kind("fan", 0.33, 1.16, True),
         Kind("flower", 0.25, 0.94, True),
-        Kind("fridge", 0.39, 1.25, True),
+        Kind("fridge", 0.40, 1.25, True, False),
         Kind("gift", 0.40, 0.63, False),
         Kind("hydrant", 0.32, 0.80, False),
         Kind("ladder", 0.42, 1.17, True),
@@ -67,7 +69,7 @@ KINDS: Mapping[str, Kind] = {
         Kind("mailbox", 0.35, 0.98, True),
         Kind("mug", 0.38, 0.60, True),
         Kind("mushroom", 0.42, 0.77, False),
-        Kind("piano", 0.42, 0.86, True),
+        Kind("piano", 0.42, 0.86, True, False),
         Kind("robot", 0.34, 1.05, True),
         Kind("rocket", 0.33, 1.22, False),
         Kind("sailboat", 0.40, 1.14, True),
@@ -76,7 +78,7 @@ KINDS: Mapping[str, Kind] = {
         Kind("suitcase", 0.31, 0.80, True),
         Kind("table", 0.42, 0.62, False),
         Kind("teddy", 0.41, 0.92, True),
-        Kind("television", 0.42, 0.83, True),
+        Kind("television", 0.42, 0.83, True, False),
         Kind("tent", 0.42, 0.62, True),
         Kind("toilet", 0.41, 0.85, True),
         Kind("umbrella", 0.42, 1.10, False),

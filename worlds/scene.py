@@ -1,8 +1,8 @@
 """Pictures of rooms, and what can be seen in them, drawn by MuJoCo.
 
-The optional extra ``scene`` brings MuJoCo; OpenGL comes from EGL or, where the machine has none, from OSMesa. A process
-makes its OpenGL context when it draws for the first time and uses it from then on for every room: making one takes
-longer than hundreds of pictures. A process that forks leaves it to the parent; the child makes its own.
+The optional extra ``scene`` brings MuJoCo; OpenGL comes from EGL or, where the machine has none, from OSMesa. A
+process makes its OpenGL context when it draws for the first time and uses it from then on for every room: making one
+takes longer than a hundred pictures. A process that forks leaves it to the parent; the child makes its own.
 
 On one machine equal views give equal pictures. Another OpenGL driver rounds colours and edges in its own way, see
 ``TOLERANCE``. Knows nothing about questions, actions or rewards.
@@ -76,8 +76,9 @@ def axes(camera: Camera) -> NDArray[np.float64]:
 def project(camera: Camera, points: NDArray[np.float64]) -> NDArray[np.float64]:
     """Where points of a room, (P, 3), appear: (P, 3) column, row and depth.
 
-    Columns and rows run from 0 at the left and upper edge of the picture to 1 at the right and lower edge. The depth is
-    the distance in front of the camera along its axis in metres; column and row mean nothing where it is not positive.
+    Columns and rows run from 0 at the left and upper edge of the picture to 1 at the right and lower edge. The depth
+    is the distance in front of the camera along its axis in metres; column and row mean nothing where it is not
+    positive.
     """
     local = (np.asarray(points, float) - (camera.x, camera.y, camera.height)) @ axes(camera).T
     depth = local[:, 2]
