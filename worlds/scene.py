@@ -136,8 +136,10 @@ class SceneRenderer:
             stage.resize(size)
             shown = stage.identify(camera, range(len(room.items)))
             counts = np.bincount(shown[shown != NOBODY], minlength=len(room.items))
+            free = _in_the_open(camera, room.items, counts > 0)
             for number in np.flatnonzero(counts):
-                row[number] = counts[number] / stage.own_pixels(camera, int(number), size)
+                own = counts[number] if free[number] else stage.own_pixels(camera, int(number), size)
+                row[number] = counts[number] / own
         return np.minimum(seen, 1.0)
 
 
@@ -299,11 +301,11 @@ class _Stage:
     def own_pixels(self, camera: Camera, number: int, size: int) -> int:
         """How many pixels an item would have alone, counted beyond the edges as well where it crosses them."""
         assert self.room is not None
-        widen = 1 if _inside(camera, self.room.items[number]) else 3
+        widen = 1 if _inside(camera, self.room.items[number : number + 1])[0] else 3
         self.resize(size * widen)
         alone = np.count_nonzero(self.identify(camera, (number,), widen) == number)
         self.resize(size)
-        return max(alone, 1)
+        return max(int(alone), 1)
 
     def _look(self, camera: Camera, widen: float = 1.0) -> None:
         _, up, forward = axes(camera)
@@ -315,17 +317,39 @@ class _Stage:
             view.frustum_near, view.frustum_far = NEAR, FAR
 
 
-def _inside(camera: Camera, item: Item) -> bool:
-    """Whether the whole of an item surely lies within the edges of a view."""
-    kind = KINDS[item.kind]
+def _frames(camera: Camera, items: Sequence[Item]) -> NDArray[np.float64]:
+    """(items, 6): the least and the largest column, row and depth of the box around each item."""
     corners = [
         (item.x + kind.radius * x, item.y + kind.radius * y, z)
+        for item in items
+        for kind in (KINDS[item.kind],)
         for x in (-1, 1)
         for y in (-1, 1)
         for z in (0.0, kind.height)
     ]
-    column, row, depth = project(camera, np.array(corners)).T
-    return bool(depth.min() > NEAR and min(column.min(), row.min()) >= 0 and max(column.max(), row.max()) <= 1)
+    places = project(camera, np.array(corners)).reshape(-1, 8, 3)
+    return np.concatenate([places.min(1), places.max(1)], axis=1)
+
+
+def _inside(camera: Camera, items: Sequence[Item]) -> NDArray[np.bool_]:
+    """(items,): whether the whole of an item surely lies within the edges of a view."""
+    left, upper, near, right, lower, _ = _frames(camera, items).T
+    return (near > NEAR) & (left >= 0) & (upper >= 0) & (right <= 1) & (lower <= 1)
+
+
+def _in_the_open(camera: Camera, items: Sequence[Item], seen: NDArray[np.bool_]) -> NDArray[np.bool_]:
+    """(items,): whether an item surely lies within the edges of a view with nothing before it.
+
+    ``seen`` tells which items some pixel shows; the others hide nothing that those do not hide.
+    """
+    frames = _frames(camera, items)
+    left, upper, near, right, lower, far = frames.T
+    margin = 0.01  # of the picture: edges are drawn to whole pixels
+    apart = (left[:, None] > right + margin) | (right[:, None] < left - margin)
+    apart |= (upper[:, None] > lower + margin) | (lower[:, None] < upper - margin)
+    apart &= near > NEAR  # the box around what reaches behind the camera is not where it seems
+    nearer = (near < far[:, None]) & ~np.eye(len(items), dtype=bool)
+    return _inside(camera, items) & ~(nearer & ~apart & seen).any(1)
 
 
 # ------------------------------------------------------------------------------------------------------------ solids
