@@ -88,7 +88,7 @@ def project(camera: Camera, points: NDArray[np.float64]) -> NDArray[np.float64]:
 
 
 class SceneRenderer:
-    """Draws rooms. Cheap to make: all renderers of a thread with the same ``samples`` share what is expensive."""
+    """Draws rooms. Cheap to make: the renderers of a thread share what is expensive."""
 
     def __init__(self, shadows: bool = False, samples: int = 4) -> None:
         """
@@ -117,11 +117,13 @@ class SceneRenderer:
 
     def segment(self, room: Room, cameras: Sequence[Camera], size: int = SEEN_SIZE) -> NDArray[np.int16]:
         """The number in ``room.items`` of what each pixel shows, (N, size, size); ``NOBODY`` elsewhere."""
-        stage = _stage(self.samples)
+        stage = _stage(0)
         stage.furnish(room)
         stage.resize(size)
-        everything = range(len(room.items))
-        return np.stack([stage.identify(camera, everything) for camera in cameras])[:, ::-1]
+        shown = np.empty((len(cameras), size, size), np.int16)
+        for camera, picture in zip(cameras, shown, strict=True):
+            picture[:] = stage.identify(camera, range(len(room.items)))
+        return shown[:, ::-1]
 
     def visible(self, room: Room, cameras: Sequence[Camera], size: int = SEEN_SIZE) -> NDArray[np.float64]:
         """The share of each item's own pixels that is seen, (N, items).
@@ -129,7 +131,7 @@ class SceneRenderer:
         An item's own pixels are those it would have alone in a picture without edges; 0 means that it is hidden or
         out of view, 1 that all of it is there. ``size`` is that of the pictures in which pixels are counted.
         """
-        stage = _stage(self.samples)
+        stage = _stage(0)
         stage.furnish(room)
         seen = np.zeros((len(cameras), len(room.items)))
         for row, camera in zip(seen, cameras, strict=True):
@@ -160,6 +162,8 @@ def _platform() -> str:
 def _open_gl() -> Any:
     """A new OpenGL context that draws into memory."""
     platform = _platform() if sys.platform == "linux" else ""
+    # Mesa's renderer without a GPU: in this thread, since threads of its own would be missing after a fork.
+    os.environ.setdefault("LP_NUM_THREADS", "0")
     if platform:
         os.environ.setdefault("MUJOCO_GL", platform)
     try:
@@ -327,7 +331,7 @@ def _frames(camera: Camera, items: Sequence[Item]) -> NDArray[np.float64]:
         for y in (-1, 1)
         for z in (0.0, kind.height)
     ]
-    places = project(camera, np.array(corners)).reshape(-1, 8, 3)
+    places = project(camera, np.reshape(corners, (-1, 3))).reshape(-1, 8, 3)
     return np.concatenate([places.min(1), places.max(1)], axis=1)
 
 

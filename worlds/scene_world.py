@@ -74,9 +74,7 @@ def find(prefix: str) -> Family:
 class FurnishedRoom(EpisodeWorld):
     """Go to the thing that the mission names: stand before it and face it. Pays 1 there and ends."""
 
-    facts_tell_all: ClassVar[bool] = (
-        False  # nor which way things face, nor what lies further to the side than ``REACH``
-    )
+    facts_tell_all: ClassVar[bool] = False  # which way things face is not asked, nor what is far to the side
 
     def __init__(
         self, id: str, size: int = 5, things: int = 5, pixels: int = 112, max_steps: int | None = None
