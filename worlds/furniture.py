@@ -432,7 +432,7 @@ def _tent() -> Iterator[Part]:
     slope = math.atan2(0.72, 0.38)
     cos, sin = math.cos(slope), math.sin(slope)
     for side in (-1, 1):  # the roof
-        turn = np.array([[1, 0, 0], [0, -side * cos, -side * sin], [0, sin, -cos]])
+        turn = np.array([[side, 0, 0], [0, -side * cos, -side * sin], [0, sin, -cos]])
         yield Part("box", (0.33, 0.407, 0.012), (-0.02, 0.19 * side, 0.36), turn, MAIN)
     steps = 18
     for step in range(steps):  # the front, with its opening, and the back

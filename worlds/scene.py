@@ -30,7 +30,7 @@ from worlds.rooms import CEILINGS, FLOORS, KINDS, WALL_COLOURS, WALL_HEIGHT, Cam
 
 TOLERANCE = 2.0  # mean absolute difference, in grey levels of 255, between two drivers' pictures of one view
 MAX_GEOMS = 4000
-MAX_SIZE = 2048  # pixels
+MAX_SIZE = 1024  # pixels
 NEAR, FAR = 0.03, 60.0  # metres in front of a camera between which things are drawn
 SEEN_SIZE = 224  # pixels of the views in which ``visible`` counts
 NOBODY = -1  # in ``segment``: walls, floor and ceiling
@@ -43,13 +43,14 @@ _MODEL = """
     <global offwidth="{size}" offheight="{size}"/>
     <quality offsamples="{samples}" shadowsize="2048" numslices="16" numstacks="8" numquads="1"/>
     <headlight active="0"/>
+    <map shadowclip="8"/>
   </visual>
   <statistic extent="1" center="0 0 1"/>
   <worldbody>
-    <light type="directional" dir="-0.45 -0.3 -0.85" castshadow="true"
-      ambient="0.45 0.45 0.46" diffuse="0.52 0.52 0.51" specular="0.15 0.15 0.15"/>
+    <light type="directional" pos="2.2 1.5 4.5" dir="-0.45 -0.3 -0.85" castshadow="true"
+      ambient="0 0 0" diffuse="0.52 0.52 0.51" specular="0.15 0.15 0.15"/>
     <light type="directional" dir="0.55 0.65 -0.5" castshadow="false"
-      ambient="0 0 0" diffuse="0.34 0.34 0.36" specular="0 0 0"/>
+      ambient="0.45 0.45 0.46" diffuse="0.34 0.34 0.36" specular="0 0 0"/>
   </worldbody>
 </mujoco>
 """
@@ -107,6 +108,7 @@ class SceneRenderer:
 
     def render(self, room: Room, cameras: Sequence[Camera], size: int = 224) -> NDArray[np.uint8]:
         """Views of a room, (N, size, size, 3) RGB."""
+        _check_size(size)
         stage = _stage(self.samples)
         stage.furnish(room)
         stage.resize(size)
@@ -117,6 +119,7 @@ class SceneRenderer:
 
     def segment(self, room: Room, cameras: Sequence[Camera], size: int = SEEN_SIZE) -> NDArray[np.int16]:
         """The number in ``room.items`` of what each pixel shows, (N, size, size); ``NOBODY`` elsewhere."""
+        _check_size(size)
         stage = _stage(0)
         stage.furnish(room)
         stage.resize(size)
@@ -131,6 +134,7 @@ class SceneRenderer:
         An item's own pixels are those it would have alone in a picture without edges; 0 means that it is hidden or
         out of view, 1 that all of it is there. ``size`` is that of the pictures in which pixels are counted.
         """
+        _check_size(size)
         stage = _stage(0)
         stage.furnish(room)
         seen = np.zeros((len(cameras), len(room.items)))
@@ -143,6 +147,11 @@ class SceneRenderer:
                 own = counts[number] if free[number] else stage.own_pixels(camera, int(number), size)
                 row[number] = counts[number] / own
         return np.minimum(seen, 1.0)
+
+
+def _check_size(size: int) -> None:
+    if not 1 <= size <= MAX_SIZE:
+        raise WorldError(f"a picture cannot be {size} pixels wide; choose 1 to {MAX_SIZE}")
 
 
 # ------------------------------------------------------------------------------------------------------------ OpenGL
@@ -253,8 +262,6 @@ class _Stage:
 
     def resize(self, size: int) -> None:
         """Make the buffer this many pixels wide and high."""
-        if not 1 <= size <= 2 * MAX_SIZE:
-            raise WorldError(f"a picture cannot be {size} pixels wide; choose 1 to {MAX_SIZE}")
         if size != self.size:
             self.mujoco.mjr_resizeOffscreen(size, size, self.context)
             self.rect = self.mujoco.MjrRect(0, 0, size, size)
@@ -273,6 +280,7 @@ class _Stage:
             self.mujoco.mjv_initGeom(geom, solid.type, solid.size, solid.at, solid.axes, solid.rgba)
             geom.specular = geom.shininess = solid.gloss
             geom.emission = solid.glow
+            geom.castshadow = solid.owner != NOBODY  # the lamps hang above the ceiling
             geom.segid = NOBODY
         self.scene.ngeom = len(solids)
         self.owners = [solid.owner for solid in solids]
