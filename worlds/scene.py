@@ -16,7 +16,7 @@ import math
 import os
 import sys
 import threading
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from importlib.util import find_spec
 from typing import Any
@@ -25,8 +25,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from worlds.core import WorldError
-from worlds.furniture import paint, parts
-from worlds.rooms import CEILINGS, FLOORS, KINDS, WALL_COLOURS, WALL_HEIGHT, Camera, Colour, Item, Room
+from worlds.furniture import Shape, paint, parts
+from worlds.rooms import CEILINGS, FLOORS, KINDS, SIDES, WALL_COLOURS, WALL_HEIGHT, Camera, Colour, Item, Room
 
 TOLERANCE = 2.0  # mean absolute difference, in grey levels of 255, between two drivers' pictures of one view
 MAX_GEOMS = 4000
@@ -212,20 +212,6 @@ if hasattr(os, "register_at_fork"):
     os.register_at_fork(after_in_child=_forget_stages)
 
 
-@dataclass(frozen=True)
-class _Solid:
-    """A part in its place in the room, as MuJoCo wants it."""
-
-    type: int
-    size: NDArray[np.float64]
-    at: NDArray[np.float64]
-    axes: NDArray[np.float64]  # (9,)
-    rgba: NDArray[np.float32]
-    owner: int  # number of the item, NOBODY for walls
-    gloss: float = 0.0
-    glow: float = 0.0
-
-
 class _Stage:
     """One OpenGL context with one scene, whose solids are exchanged from room to room."""
 
@@ -271,20 +257,22 @@ class _Stage:
         """Put a room's solids into the scene."""
         if room == self.room:
             return
-        solids = [*_shell(room, self.types["box"])]
-        for number, item in enumerate(room.items):
-            solids.extend(_solids(item, number, self.types))
-        if len(solids) > MAX_GEOMS:
-            raise WorldError(f"a room of {len(room.items)} items has {len(solids)} parts; {MAX_GEOMS} can be drawn")
-        for geom, solid in zip(self.scene.geoms, solids, strict=False):
-            self.mujoco.mjv_initGeom(geom, solid.type, solid.size, solid.at, solid.axes, solid.rgba)
+        everything = solids(room)
+        if len(everything) > MAX_GEOMS:
+            raise WorldError(
+                f"a room of {len(room.items)} items has {len(everything)} parts; {MAX_GEOMS} can be drawn"
+            )
+        for geom, solid in zip(self.scene.geoms, everything, strict=False):
+            rgba = np.array([*solid.colour, 1.0], np.float32)
+            size = solid.size if solid.shape in ("box", "ellipsoid") else solid.size[[0, 2, 2]]  # radius, half length
+            self.mujoco.mjv_initGeom(geom, self.types[solid.shape], size, solid.at, solid.axes.ravel(), rgba)
             geom.specular = geom.shininess = solid.gloss
             geom.emission = solid.glow
             geom.castshadow = solid.owner != NOBODY  # the lamps hang above the ceiling
             geom.segid = NOBODY
-        self.scene.ngeom = len(solids)
-        self.owners = [solid.owner for solid in solids]
-        self.shown = [NOBODY] * len(solids)
+        self.scene.ngeom = len(everything)
+        self.owners = [solid.owner for solid in everything]
+        self.shown = [NOBODY] * len(everything)
         self.room = room
 
     def draw(self, camera: Camera, picture: NDArray[np.uint8], shadows: bool) -> None:
@@ -367,82 +355,110 @@ def _in_the_open(camera: Camera, items: Sequence[Item], seen: NDArray[np.bool_])
 # ------------------------------------------------------------------------------------------------------------ solids
 
 
-def _solids(item: Item, number: int, types: dict[str, int]) -> list[_Solid]:
-    """The parts of an item in their places."""
-    yaw = math.radians(item.yaw)
-    turn = np.array([[math.cos(yaw), -math.sin(yaw), 0], [math.sin(yaw), math.cos(yaw), 0], [0, 0, 1]])
-    solids = []
-    for part in parts(item.kind):
-        size = np.array(part.size)
-        if part.shape in ("cylinder", "capsule"):
-            size = np.array([size[0], size[2], 0])
-        at = turn @ part.at + (item.x, item.y, 0)
-        turned = (turn @ part.axes).ravel()
-        solids.append(_Solid(types[part.shape], size, at, turned, _rgba(paint(part.paint, item.colour)), number, 0.25))
-    return solids
+@dataclass(frozen=True)
+class Solid:
+    """A part of a thing or of the room itself, in its place.
+
+    Attributes:
+        shape, size: as for ``furniture.Part``.
+        at: (3,), the place of its middle.
+        axes: (3, 3), its own axes as columns.
+        colour: red, green, blue.
+        owner: the number of its item in ``Room.items``; ``NOBODY`` for walls, floor and ceiling.
+        gloss: how much it shines, 0 to 1.
+        glow: the share of its colour that it shows in the dark.
+    """
+
+    shape: Shape
+    size: NDArray[np.float64]
+    at: NDArray[np.float64]
+    axes: NDArray[np.float64]
+    colour: Colour
+    owner: int
+    gloss: float = 0.0
+    glow: float = 0.0
 
 
-_UPRIGHT = np.eye(3).ravel()
+def solids(room: Room) -> list[Solid]:
+    """Everything there is to draw."""
+    found = _shell(room)
+    for number, item in enumerate(room.items):
+        turn = _turn(math.radians(item.yaw))
+        for part in parts(item.kind):
+            at = turn @ part.at + (item.x, item.y, 0)
+            colour = paint(part.paint, item.colour)
+            found.append(Solid(part.shape, np.array(part.size), at, turn @ part.axes, colour, number, gloss=0.25))
+    return found
+
+
+def _turn(yaw: float) -> NDArray[np.float64]:
+    return np.array([[math.cos(yaw), -math.sin(yaw), 0], [math.sin(yaw), math.cos(yaw), 0], [0, 0, 1]])
+
+
 _THICK = 0.1
 _GLOW = 0.25  # walls, floor and ceiling are bright wherever the lamps shine
-_WOOD, _FRAME, _GLASS, _CANVAS = (0.50, 0.34, 0.20), (0.96, 0.96, 0.94), (0.60, 0.83, 0.97), (0.25, 0.45, 0.55)
+_WOOD, _FRAME, _GLASS, _BRASS = (0.50, 0.34, 0.20), (0.96, 0.96, 0.94), (0.60, 0.83, 0.97), (0.93, 0.76, 0.26)
+_DARK_WOOD, _SEA, _LAND, _SUN = (0.25, 0.18, 0.12), (0.25, 0.45, 0.55), (0.35, 0.55, 0.25), (0.98, 0.85, 0.35)
+Corner = Sequence[float]
 
 
-def _shell(room: Room, box: int) -> list[_Solid]:
-    """Floor, ceiling and walls: one with a window, one with a door, one with a picture, one with a shelf."""
+def _shell(room: Room) -> list[Solid]:
+    """Floor, ceiling and walls: one with a window, one with a door, one with a picture, one with shelves."""
     width, depth = room.width, room.depth
-    solids: list[_Solid] = []
+    found: list[Solid] = []
 
-    def add(low: Sequence[float], high: Sequence[float], colour: Colour) -> None:
-        size, at = np.subtract(high, low) / 2, np.add(high, low) / 2
-        solids.append(_Solid(box, size, at, _UPRIGHT, _rgba(colour), NOBODY, glow=_GLOW))
+    def add(low: Corner, high: Corner, colour: Colour) -> None:
+        found.append(_block(np.array(low), np.array(high), np.eye(3), colour))
 
     floor = FLOORS[room.floor]
     add((-width / 2, -depth / 2, -_THICK), (width / 2, depth / 2, 0), floor)
     add((-width / 2, -depth / 2, WALL_HEIGHT), (width / 2, depth / 2, WALL_HEIGHT + _THICK), CEILINGS[room.ceiling])
-    tile = tuple(0.88 * part for part in floor)
     for column in range(math.ceil(width)):  # a chequered floor, in squares of one metre
         for row in range(column % 2, math.ceil(depth), 2):
             low = (column - width / 2, row - depth / 2, 0)
-            high = (min(low[0] + 1, width / 2), min(low[1] + 1, depth / 2), 0.001)
-            add(low, high, tile)  # type: ignore[arg-type]
+            add(low, (min(low[0] + 1, width / 2), min(low[1] + 1, depth / 2), 0.001), _darker(floor, 0.88))
     for side, colour in enumerate(room.walls):
-        _add_wall(solids, box, side, room, WALL_COLOURS[colour])
-    return solids
+        found.extend(_wall(room, side, WALL_COLOURS[colour]))
+    return found
 
 
-def _add_wall(solids: list[_Solid], box: int, side: int, room: Room, colour: Colour) -> None:
+def _wall(room: Room, side: int, colour: Colour) -> Iterator[Solid]:
     """A wall and what hangs on it, built as the east wall and turned."""
-    yaw = math.pi / 2 * side
-    turn = np.array([[math.cos(yaw), -math.sin(yaw), 0], [math.sin(yaw), math.cos(yaw), 0], [0, 0, 1]])
+    turn = _turn(math.pi / 2 * side)
     away, length = ((room.width, room.depth), (room.depth, room.width))[side % 2]
 
-    def add(low: Sequence[float], high: Sequence[float], colour: Colour) -> None:
-        """From and to (how far off the wall into the room, along it, up)."""
-        first, last = (np.array([away / 2 - off, along, up]) for off, along, up in (low, high))
-        size, at = np.abs(last - first) / 2, turn @ ((first + last) / 2)
-        solids.append(_Solid(box, size, at, turn.ravel(), _rgba(colour), NOBODY, glow=_GLOW))
+    def block(low: Corner, high: Corner, colour: Colour) -> Solid:
+        """Between two corners, each given as (how far off the wall into the room, along it, up)."""
+        places = np.array([(away / 2 - off, along, up) for off, along, up in (low, high)])
+        return _block(places.min(0), places.max(0), turn, colour)
 
-    add((0, -length / 2, 0), (-_THICK, length / 2, WALL_HEIGHT), colour)
-    add((0, -length / 2, 0), (0.02, length / 2, 0.12), tuple(0.6 * part for part in colour))  # type: ignore[arg-type]
-    if side == 0:  # a window
-        add((0, -0.65, 1.2), (0.03, 0.65, 2.2), _FRAME)
-        for left in (-0.58, 0.04):
-            for low in (1.27, 1.74):
-                add((0, left, low), (0.04, left + 0.54, low + 0.40), _GLASS)
-    elif side == 1:  # a door
-        add((0, -0.50, 0), (0.03, 0.50, 2.1), _FRAME)
-        add((0, -0.42, 0), (0.04, 0.42, 2.02), _WOOD)
-        add((0, 0.28, 0.98), (0.09, 0.36, 1.06), (0.93, 0.76, 0.26))
-    elif side == 2:  # a picture
-        add((0, -0.55, 1.3), (0.04, 0.55, 2.1), (0.25, 0.18, 0.12))
-        add((0, -0.47, 1.38), (0.05, 0.47, 2.02), _CANVAS)
-        add((0, -0.47, 1.38), (0.055, 0.47, 1.62), (0.35, 0.55, 0.25))
-        add((0, 0.12, 1.78), (0.055, 0.30, 1.95), (0.98, 0.85, 0.35))
-    else:  # two shelves
-        for up in (1.35, 1.80):
-            add((0, -0.60, up), (0.18, 0.60, up + 0.05), _WOOD)
+    yield block((0, -length / 2, 0), (-_THICK, length / 2, WALL_HEIGHT), colour)
+    yield block((0, -length / 2, 0), (0.02, length / 2, 0.12), _darker(colour, 0.6))
+    match SIDES[side]:
+        case "east":  # a window
+            yield block((0, -0.65, 1.2), (0.03, 0.65, 2.2), _FRAME)
+            for left in (-0.58, 0.04):
+                for low in (1.27, 1.74):
+                    yield block((0, left, low), (0.04, left + 0.54, low + 0.40), _GLASS)
+        case "north":  # a door
+            yield block((0, -0.50, 0), (0.03, 0.50, 2.1), _FRAME)
+            yield block((0, -0.42, 0), (0.04, 0.42, 2.02), _WOOD)
+            yield block((0, 0.28, 0.98), (0.09, 0.36, 1.06), _BRASS)
+        case "west":  # a picture
+            yield block((0, -0.55, 1.3), (0.04, 0.55, 2.1), _DARK_WOOD)
+            yield block((0, -0.47, 1.38), (0.05, 0.47, 2.02), _SEA)
+            yield block((0, -0.47, 1.38), (0.055, 0.47, 1.62), _LAND)
+            yield block((0, 0.12, 1.78), (0.055, 0.30, 1.95), _SUN)
+        case _:  # two shelves
+            for up in (1.35, 1.80):
+                yield block((0, -0.60, up), (0.18, 0.60, up + 0.05), _WOOD)
 
 
-def _rgba(colour: Colour) -> NDArray[np.float32]:
-    return np.array([*colour, 1.0], np.float32)
+def _block(low: NDArray[np.float64], high: NDArray[np.float64], turn: NDArray[np.float64], colour: Colour) -> Solid:
+    """A box between two corners, turned around the middle of the room."""
+    return Solid("box", (high - low) / 2, turn @ ((high + low) / 2), turn, colour, NOBODY, glow=_GLOW)
+
+
+def _darker(colour: Colour, share: float) -> Colour:
+    red, green, blue = colour
+    return share * red, share * green, share * blue

@@ -126,7 +126,7 @@ def test_episodes_begin_fairly(world):
         assert world.steps_to_go(snapshot)
 
 
-# ------------------------------------------------------------------------------------------------------------- the facts
+# ----------------------------------------------------------------------------------------------------------- the facts
 
 
 def in_own_view(snapshot, x, y):
@@ -163,7 +163,7 @@ def test_things_are_told_where_rays_reach_them_and_unknown_where_not(world):
         for number, (kind, colour, x, y, _) in enumerate(state.snapshot["things"]):
             column, row = in_own_view(state.snapshot, x, y)
             ahead, aside = 5 - row, abs(column - REACH)
-            if not (0 < ahead and aside <= min(ahead, REACH)):
+            if not (ahead > 0 and aside <= min(ahead, REACH)):
                 continue  # not on the board that facts tell of
             share = np.count_nonzero(shown == number) / np.count_nonzero(np.isfinite(alone[number]))
             if share > SEEN + 0.15:
