@@ -369,7 +369,7 @@ def _sorted(things: Sequence[tuple[str, str, int, int, int]]) -> tuple[tuple[str
 
 
 def _some(rng: np.random.Generator, words: Sequence[str], count: int) -> list[str]:
-    return [words[i] for i in rng.permutation(len(words))[:count]]
+    return [words[int(i)] for i in rng.permutation(len(words))[:count]]
 
 
 def _connected(squares: Sequence[tuple[int, int]]) -> bool:
