@@ -43,6 +43,8 @@ POSES_KEPT = 4096  # poses whose facts a world remembers
 
 UNKNOWN = "unknown"
 
+Square = tuple[int, int]  # column and row of the room's floor, from its north-west corner
+
 
 class Layout(NamedTuple):
     """What stays as it is in an episode: things as (kind, colour, x, y, quarters turned), sorted by y and x."""
@@ -120,11 +122,11 @@ class FurnishedRoom(EpisodeWorld):
         rng = np.random.default_rng(layout_seed)
         while True:
             layout = self._furnish(rng)
-            free = self._free(layout)
+            free = _free(layout, self.size)
             kind, colour, *_ = layout.things[rng.integers(len(layout.things))]
             x, y = free[rng.integers(len(free))]
             pose = Pose(x, y, int(rng.integers(4)))
-            if _connected(free) and not self._arrived(layout, pose, (kind, colour)):
+            if _connected(free) and not _arrived(layout, pose, (kind, colour)):
                 break
         self._layout, self._target, self._pose, self._steps = layout, (kind, colour), pose, 0
 
@@ -143,28 +145,10 @@ class FurnishedRoom(EpisodeWorld):
         [floor], [ceiling] = (_some(rng, tuple(words), 1) for words in (FLOORS, CEILINGS))
         return Layout(_sorted(things), (east, north, west, south), floor, ceiling)
 
-    def _free(self, layout: Layout) -> list[tuple[int, int]]:
-        taken = {(x, y) for _, _, x, y, _ in layout.things}
-        return [(x, y) for y in range(self.size) for x in range(self.size) if (x, y) not in taken]
-
     def advance(self, action: int) -> float:
-        self._pose = self._moved(self._layout, self._pose, action)
+        self._pose = _moved(self._layout, self.size, self._pose, action)
         self._steps += 1
         return float(self.success)
-
-    def _moved(self, layout: Layout, pose: Pose, action: int) -> Pose:
-        if action < 2:
-            return pose._replace(quarters=(pose.quarters + (1, -1)[action]) % 4)
-        x, y = _ahead(pose)
-        blocked = not self._is_inside(x, y) or any((x, y) == thing[2:4] for thing in layout.things)
-        return pose if blocked else pose._replace(x=x, y=y)
-
-    def _is_inside(self, x: int, y: int) -> bool:
-        return 0 <= x < self.size and 0 <= y < self.size
-
-    def _arrived(self, layout: Layout, pose: Pose, target: tuple[str, str]) -> bool:
-        ahead = _ahead(pose)
-        return any(thing[:2] == target and thing[2:4] == ahead for thing in layout.things)
 
     @property
     def steps(self) -> int:
@@ -172,7 +156,7 @@ class FurnishedRoom(EpisodeWorld):
 
     @property
     def success(self) -> bool:
-        return self._arrived(self._layout, self._pose, self._target)
+        return _arrived(self._layout, self._pose, self._target)
 
     @property
     def terminated(self) -> bool:
@@ -237,7 +221,7 @@ class FurnishedRoom(EpisodeWorld):
         seen = {
             place
             for place, is_clear in zip(_places(pose, self.size), clear[1:], strict=True)
-            if is_clear or not self._is_inside(*place)
+            if is_clear or not _is_inside(place, self.size)
         }
         for share, (_, _, x, y, _) in zip(shares, layout.things, strict=True):
             if share >= SEEN:
@@ -246,13 +230,13 @@ class FurnishedRoom(EpisodeWorld):
                 seen.discard((x, y))
         return self._told(layout, pose, seen)
 
-    def _told(self, layout: Layout, pose: Pose, known: set[tuple[int, int]]) -> frozenset[Thing]:
+    def _told(self, layout: Layout, pose: Pose, known: set[Square]) -> frozenset[Thing]:
         """The facts of somebody at ``pose`` who knows what is on these squares of the room and on no others."""
         content = {(x, y): Thing(kind, 0, 0, colour) for kind, colour, x, y, _ in layout.things}
         content |= self._walls(layout.walls)
         told = {Thing("agent", REACH, self.size)}
         for (column, row), place in zip(_cone(self.size), _places(pose, self.size), strict=True):
-            beyond = not self._is_inside(*place) and place not in content
+            beyond = not _is_inside(place, self.size) and place not in content
             if place not in known or beyond:
                 told.add(Thing(UNKNOWN, column, row))
             elif place in content:
@@ -260,7 +244,7 @@ class FurnishedRoom(EpisodeWorld):
                 told.add(Thing(thing.kind, column, row, thing.detail))
         return frozenset(told)
 
-    def _walls(self, walls: Sequence[str]) -> dict[tuple[int, int], Thing]:
+    def _walls(self, walls: Sequence[str]) -> dict[Square, Thing]:
         """The squares around the room, corners excepted, with the walls that stand on them."""
         east, north, west, south = (Thing("wall", 0, 0, colour) for colour in walls)
         along = range(self.size)
@@ -276,7 +260,7 @@ class FurnishedRoom(EpisodeWorld):
 
         A square is known if any of them shows it; nothing in the room moves.
         """
-        known: set[tuple[int, int]] = set()
+        known: set[Square] = set()
         for snapshot in seen:
             told = {(thing.x, thing.y) for thing in self.facts(snapshot).of_kind(UNKNOWN)}
             places = zip(_cone(self.size), _places(_pose(snapshot), self.size), strict=True)
@@ -297,7 +281,7 @@ class FurnishedRoom(EpisodeWorld):
             place = place_of.get((thing.x, thing.y))
             if thing.kind not in KINDS:
                 continue
-            if place is None or not self._is_inside(*place):
+            if place is None or not _is_inside(place, self.size):
                 return None
             things.append((thing.kind, thing.detail, *place, turned.get((thing.kind, thing.detail), 0)))
         if len({thing[:2] for thing in things}) < len(things) or (pose.x, pose.y) in {thing[2:4] for thing in things}:
@@ -311,26 +295,51 @@ class FurnishedRoom(EpisodeWorld):
         left = self.steps_to_go(snapshot)
         if not left:
             return ()
-        layout, pose, target = _layout(snapshot), _pose(snapshot), _target(snapshot)
-        following = (self._moved(layout, pose, action) for action in range(len(ACTIONS)))
-        return tuple(a for a, after in enumerate(following) if self._distance(layout, after, target) == left - 1)
+        distances = _distances(_layout(snapshot), self.size, _target(snapshot))
+        following = [_moved(_layout(snapshot), self.size, _pose(snapshot), a) for a in range(len(ACTIONS))]
+        return tuple(action for action, after in enumerate(following) if distances.get(after) == left - 1)
 
     def steps_to_go(self, snapshot: Snapshot) -> int | None:
-        return self._distance(_layout(snapshot), _pose(snapshot), _target(snapshot))
+        return _distances(_layout(snapshot), self.size, _target(snapshot)).get(_pose(snapshot))
 
-    def _distance(self, layout: Layout, pose: Pose, target: tuple[str, str]) -> int | None:
-        return _distances(self, layout, target).get(pose)
+
+# ------------------------------------------------------------------------------------------------------------- rules
+
+
+def _free(layout: Layout, size: int) -> list[Square]:
+    """The squares without a thing."""
+    taken = {(x, y) for _, _, x, y, _ in layout.things}
+    return [(x, y) for y in range(size) for x in range(size) if (x, y) not in taken]
+
+
+def _is_inside(square: Square, size: int) -> bool:
+    return min(square) >= 0 and max(square) < size
+
+
+def _moved(layout: Layout, size: int, pose: Pose, action: int) -> Pose:
+    """Where an action leads."""
+    if action < 2:
+        return pose._replace(quarters=(pose.quarters + (1, -1)[action]) % 4)
+    ahead = _ahead(pose)
+    blocked = not _is_inside(ahead, size) or any(ahead == thing[2:4] for thing in layout.things)
+    return pose if blocked else Pose(*ahead, pose.quarters)
+
+
+def _arrived(layout: Layout, pose: Pose, target: tuple[str, str]) -> bool:
+    """Whether the target is on the square ahead."""
+    ahead = _ahead(pose)
+    return any(thing[:2] == target and thing[2:4] == ahead for thing in layout.things)
 
 
 @lru_cache(maxsize=256)
-def _distances(world: FurnishedRoom, layout: Layout, target: tuple[str, str]) -> Mapping[Pose, int]:
+def _distances(layout: Layout, size: int, target: tuple[str, str]) -> Mapping[Pose, int]:
     """The fewest steps from each pose to standing before the target, where it can be reached."""
-    poses = [Pose(x, y, quarters) for x, y in world._free(layout) for quarters in range(4)]
+    poses = [Pose(x, y, quarters) for x, y in _free(layout, size) for quarters in range(4)]
     before: dict[Pose, list[Pose]] = {pose: [] for pose in poses}
     for pose in poses:
         for action in range(len(ACTIONS)):
-            before[world._moved(layout, pose, action)].append(pose)
-    found = {pose: 0 for pose in poses if world._arrived(layout, pose, target)}
+            before[_moved(layout, size, pose, action)].append(pose)
+    found = {pose: 0 for pose in poses if _arrived(layout, pose, target)}
     queue = deque(found)
     while queue:
         pose = queue.popleft()
@@ -372,7 +381,7 @@ def _some(rng: np.random.Generator, words: Sequence[str], count: int) -> list[st
     return [words[int(i)] for i in rng.permutation(len(words))[:count]]
 
 
-def _connected(squares: Sequence[tuple[int, int]]) -> bool:
+def _connected(squares: Sequence[Square]) -> bool:
     """Whether one can walk from any of the squares to any other."""
     left = set(squares)
     stack = [left.pop()]
@@ -388,7 +397,7 @@ def _connected(squares: Sequence[tuple[int, int]]) -> bool:
 # ---------------------------------------------------------------------------------------------------------- geometry
 
 
-def _ahead(pose: Pose) -> tuple[int, int]:
+def _ahead(pose: Pose) -> Square:
     dx, dy = STEPS[pose.quarters]
     return pose.x + dx, pose.y + dy
 
@@ -421,7 +430,7 @@ def _cone(size: int) -> tuple[tuple[int, int], ...]:
     )
 
 
-def _places(pose: Pose, size: int) -> Iterator[tuple[int, int]]:
+def _places(pose: Pose, size: int) -> Iterator[Square]:
     """Where in the room each square of ``_cone`` lies, or beyond its walls."""
     dx, dy = STEPS[pose.quarters]
     for column, row in _cone(size):
