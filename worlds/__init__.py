@@ -62,3 +62,6 @@ register("minigrid-four-rooms", "worlds.minigrid:MiniGrid", env_id="MiniGrid-Fou
 # One line per family: every environment of the minigrid package, as <family>/<name> and <family>/<name>/partial.
 register_family("minigrid/", "worlds.minigrid_ids:find")
 register_family("babyai/", "worlds.minigrid_ids:find")
+
+# Furnished rooms in three dimensions, where MuJoCo is installed: room/5x5, ...
+register_family("room/", "worlds.scene_world:find")

@@ -1,8 +1,8 @@
-"""What the grid worlds share.
+"""What the worlds share that draw their own frames.
 
-:class:`GridWorld` is the plumbing of an episode: seeds, splits, checked actions, frames. :class:`BoardWorld` adds
-states that are immutable boards (a fixed ground, an agent, movable boxes) moved on by a pure function, so that a world
-is only its rules, its tiles and its solver.
+:class:`EpisodeWorld` is the plumbing of an episode: seeds, splits, checked actions, frames. :class:`GridWorld` is one
+whose frames are cells seen from above. :class:`BoardWorld` adds states that are immutable boards (a fixed ground, an
+agent, movable boxes) moved on by a pure function, so that a world is only its rules, its tiles and its solver.
 """
 
 from __future__ import annotations
@@ -43,24 +43,20 @@ DISTANCES_KEPT = 1 << 14  # boards whose distance from success a world remembers
 _LAYOUTS: dict[tuple[Any, ...], int] = {}  # how many layouts were found, by their source
 
 
-class GridWorld(World):
-    """A world of cells whose observation is its rendered state.
+class EpisodeWorld(World):
+    """A world whose observation is its rendered state.
 
     A terminated episode stays as it is: a further step changes nothing, pays 0 and is ``terminated`` again.
     """
 
-    def __init__(
-        self, id: str, *, width: int, height: int, tile_size: int, actions: tuple[str, ...], max_steps: int
-    ) -> None:
-        if tile_size < MIN_TILE_SIZE:
-            raise WorldError(f"world {id}: tile_size is {tile_size} px; at least {MIN_TILE_SIZE} px can be told apart")
+    def __init__(self, id: str, *, frame: tuple[int, int], actions: tuple[str, ...], max_steps: int) -> None:
+        """``frame`` is the height and the width of an observation in pixels."""
         if max_steps < 1:
             raise WorldError(f"world {id}: max_steps is {max_steps}; it must be at least 1")
         self.id = id
-        self.width, self.height, self.tile_size = width, height, tile_size
         self.actions = actions
         self.max_steps = max_steps
-        self.observation_space = Box(0, 255, (height * tile_size, width * tile_size, 3), np.uint8)
+        self.observation_space = Box(0, 255, (*frame, 3), np.uint8)
         self.action_space = Discrete(len(actions))
 
     @abstractmethod
@@ -108,7 +104,7 @@ class GridWorld(World):
     @property
     def layout_source(self) -> tuple[Any, ...]:
         """Equal for worlds that draw their layouts in the same way, so that these are counted once per process."""
-        return (type(self), self.id, self.width, self.height, self.max_steps)
+        return (type(self), self.id, self.max_steps)
 
     def _drawn_layouts(self) -> Iterator[str]:
         for layout_seed in layout_seeds(np.random.default_rng(0)):
@@ -129,6 +125,22 @@ class GridWorld(World):
 
     def render(self) -> Frame:  # type: ignore[override]
         return self.render_states([self.snapshot()])[0]
+
+
+class GridWorld(EpisodeWorld):
+    """A world of cells, each drawn as a square tile."""
+
+    def __init__(
+        self, id: str, *, width: int, height: int, tile_size: int, actions: tuple[str, ...], max_steps: int
+    ) -> None:
+        if tile_size < MIN_TILE_SIZE:
+            raise WorldError(f"world {id}: tile_size is {tile_size} px; at least {MIN_TILE_SIZE} px can be told apart")
+        super().__init__(id, frame=(height * tile_size, width * tile_size), actions=actions, max_steps=max_steps)
+        self.width, self.height, self.tile_size = width, height, tile_size
+
+    @property
+    def layout_source(self) -> tuple[Any, ...]:
+        return (type(self), self.id, self.width, self.height, self.max_steps)
 
 
 _MOVERS = ("", "box", "agent")

@@ -143,6 +143,7 @@ class World(gymnasium.Env[Frame, np.int64]):
     renderer_version: ClassVar[int] = 1  # raise it when the same state gives other pixels
     renders_from_state: ClassVar[bool] = True  # else trajectories carry their frames
     knows_state: ClassVar[bool] = True  # else facts only tell whether two states look alike, and states are not asked
+    facts_tell_all: ClassVar[bool] = True  # equal facts give equal images; else these also show what is never asked
     noise_seeds: tuple[int, ...] = ()  # of the noise put on this episode, set by ``reset``
 
     id: str  # the name under which it is registered

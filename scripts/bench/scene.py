@@ -1,0 +1,135 @@
+"""Scenes and pictures per second of our one reused renderer against a new MuJoCo model and renderer for each scene.
+
+    python scripts/bench/scene.py [--size 224] [--views 4] [--seconds 3]
+
+A scene is a new room with six things, seen from several places; both draw the same solids without shadows, which is
+checked first. Prints one JSON line per comparison. Wants one core: run it with ``taskset -c 0`` where there are more.
+"""
+
+from __future__ import annotations
+
+import argparse
+import importlib
+import itertools
+import math
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+from measure import compare
+from numpy.typing import NDArray
+
+from worlds.rooms import COLOURS, KINDS, MAX_RADIUS, Camera, Item, Room, overlap
+from worlds.scene import SceneRenderer, axes, solids
+
+mujoco: Any = importlib.import_module("mujoco")  # of the extra "scene"
+ROOMS = 64
+ALIKE = 4.0  # mean difference in grey levels up to which both pictures count as the same
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0] if __doc__ else None)
+    parser.add_argument("--size", type=int, default=224)
+    parser.add_argument("--views", type=int, default=4)
+    parser.add_argument("--seconds", type=float, default=3.0)
+    args = parser.parse_args()
+    rng = np.random.default_rng(0)
+    rooms = [furnished(rng) for _ in range(ROOMS)]
+    around = np.arange(args.views) * 2 * math.pi / args.views
+    cameras = [Camera(2.7 * math.cos(a), 2.7 * math.sin(a), 180 + math.degrees(a)) for a in around]
+    for samples in (0, 4):
+        renderer = SceneRenderer(samples=samples)
+        pictures = renderer.render(rooms[0], cameras, args.size)
+        difference = np.abs(pictures - anew(rooms[0], cameras, args.size, samples).astype(float)).mean()
+        assert difference < ALIKE, f"the two draw different pictures: {difference} grey levels apart"
+        for what, per_scene in (("scenes", 1), (f"pictures of {args.size} px", args.views)):
+            print(lines(f"{what}/s, {args.views} views, {samples} samples", per_scene, rooms, cameras, args, samples))
+
+
+def lines(
+    what: str, per_scene: int, rooms: list[Room], cameras: list[Camera], args: argparse.Namespace, samples: int
+) -> str:
+    mine, theirs = itertools.cycle(rooms), itertools.cycle(rooms)
+    renderer = SceneRenderer(samples=samples)
+
+    def reused() -> int:
+        renderer.render(next(mine), cameras, args.size)
+        return per_scene
+
+    def new() -> int:
+        anew(next(theirs), cameras, args.size, samples)
+        return per_scene
+
+    peer = "a new MuJoCo model and renderer per scene"
+    return compare(what, peer, reused, new, ["mujoco", "numpy"], rounds=3, seconds=args.seconds)
+
+
+def furnished(rng: np.random.Generator, things: int = 6, size: float = 6.0) -> Room:
+    """A room with things anywhere that do not touch."""
+    items: list[Item] = []
+    while len(items) < things:
+        kind, colour = str(rng.choice(list(KINDS))), str(rng.choice(list(COLOURS)))
+        x, y = (float(v) for v in rng.uniform(MAX_RADIUS - size / 2, size / 2 - MAX_RADIUS, 2))
+        item = Item(kind, colour, x, y, float(rng.uniform(0, 360)))
+        if not any(overlap(item, other) for other in items):
+            items.append(item)
+    return Room(size, size, tuple(items))
+
+
+def anew(room: Room, cameras: Sequence[Camera], size: int, samples: int) -> NDArray[np.uint8]:
+    """The same pictures as MuJoCo is commonly used: a model of the scene, compiled, and a renderer for it."""
+    model = mujoco.MjModel.from_xml_string(model_of(room, cameras, size, samples))
+    data = mujoco.MjData(model)
+    mujoco.mj_forward(model, data)
+    with mujoco.Renderer(model, size, size) as renderer:
+        pictures = []
+        for number in range(len(cameras)):
+            renderer.update_scene(data, camera=number)
+            for flag in (mujoco.mjtRndFlag.mjRND_SHADOW, mujoco.mjtRndFlag.mjRND_REFLECTION):
+                renderer.scene.flags[flag] = False
+            pictures.append(renderer.render())
+    return np.stack(pictures)
+
+
+def model_of(room: Room, cameras: Sequence[Camera], size: int, samples: int) -> str:
+    materials, bodies = [], []
+    for number, solid in enumerate(solids(room)):
+        rgba = " ".join(map(str, (*solid.colour, 1)))
+        materials.append(
+            f'<material name="m{number}" rgba="{rgba}" emission="{solid.glow}" specular="{solid.gloss}" '
+            f'shininess="{solid.gloss}"/>'
+        )
+        half = solid.size if solid.shape in ("box", "ellipsoid") else solid.size[[0, 2]]
+        along = solid.axes[:, :2].T.ravel()
+        bodies.append(
+            f'<geom type="{solid.shape}" material="m{number}" size="{_numbers(half)}" pos="{_numbers(solid.at)}" '
+            f'xyaxes="{_numbers(along)}" contype="0" conaffinity="0"/>'
+        )
+    for camera in cameras:
+        right, up, _ = axes(camera)
+        at = _numbers((camera.x, camera.y, camera.height))
+        bodies.append(f'<camera pos="{at}" xyaxes="{_numbers((*right, *up))}" fovy="{camera.fov}"/>')
+    return f"""
+<mujoco>
+  <visual>
+    <global offwidth="{size}" offheight="{size}"/>
+    <quality offsamples="{samples}" numslices="16" numstacks="8" numquads="1"/>
+    <headlight active="0"/>
+  </visual>
+  <statistic extent="1" center="0 0 1"/>
+  <asset>{"".join(materials)}</asset>
+  <worldbody>
+    <light type="directional" dir="-0.45 -0.3 -0.85" diffuse="0.52 0.52 0.51" specular="0.15 0.15 0.15"/>
+    <light type="directional" dir="0.55 0.65 -0.5" ambient="0.45 0.45 0.46" diffuse="0.34 0.34 0.36" specular="0 0 0"/>
+    {"".join(bodies)}
+  </worldbody>
+</mujoco>
+"""
+
+
+def _numbers(values: Sequence[float] | NDArray[np.float64]) -> str:
+    return " ".join(repr(float(value)) for value in values)
+
+
+if __name__ == "__main__":
+    main()
