@@ -36,6 +36,7 @@ def test_long_work_says_so_soon_and_then_seldom(capsys, clock):
     assert all(b - a <= 16 for a, b in pairwise(said)), "silence in between"
     assert len(said) < 12, "a line every few seconds for ever"
     assert said[-1] == 100
+    assert said.count(100) == 1, "the end is said twice"
 
 
 def test_the_last_line_keeps_the_last_note(capsys):

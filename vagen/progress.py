@@ -53,7 +53,7 @@ class Progress:
             if note:
                 self._bar.set_postfix_str(note, refresh=False)
             self._bar.update(done)
-        elif self._lines and time.monotonic() - self._last_line > self._wait:
+        elif self._lines and self._done < self.total and time.monotonic() - self._last_line > self._wait:
             self._wait = min(2 * self._wait, SECONDS_PER_LINE)
             self._print()
 
