@@ -296,7 +296,7 @@ def share_features(outputs: Any, batch: Batch) -> Any:
 
     Args:
         outputs: what a model's ``get_image_features`` returns: ``pooler_output`` and, for models with DeepStack
-            (Meng et al. 2024), ``deepstack_features`` per depth, each a sequence of (tokens of an image, D), or in one.
+            (Meng et al. 2024), ``deepstack_features`` per depth, each one tensor or a sequence of (tokens, D).
     """
     outputs.pooler_output = _gather(outputs.pooler_output, batch.features)
     if hasattr(outputs, "deepstack_features"):
