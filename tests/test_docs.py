@@ -4,6 +4,7 @@ import re
 import shlex
 import subprocess
 import sys
+import tomllib
 from pathlib import Path
 
 import pytest
@@ -42,16 +43,22 @@ def test_links_and_pictures_exist(page):
             assert (page.parent / target).exists(), f"{page.name} links to {target}, which is not there"
 
 
-def test_the_example_world_passes_every_check():
+def test_the_example_world_passes_every_check(tmp_path):
+    """Found by its entry point, as after ``pip install``."""
+    examples = ROOT / "docs" / "examples"
+    project = tomllib.loads((examples / "pyproject.toml").read_text())["project"]
+    info = tmp_path / "maze_world-0.1.dist-info"
+    info.mkdir()
+    (info / "METADATA").write_text(f"Metadata-Version: 2.1\nName: {project['name']}\nVersion: {project['version']}\n")
+    ((name, entry),) = project["entry-points"]["vagen.worlds"].items()
+    (info / "entry_points.txt").write_text(f"[vagen.worlds]\n{name} = {entry}\n")
     code = (
-        "import maze\n"
         "from vagen.cloze.grammar import NAMED\n"
         "from vagen.evaluate.check import check, table\n"
         "rows = check(['maze-6x6'], list(NAMED), n=6)\n"
         "assert all(row.passed and not row.refused for row in rows), table(rows)\n"
     )
-    examples = ROOT / "docs" / "examples"
-    environment = {"PYTHONPATH": f"{ROOT}:{examples}", "PATH": "", "OMP_NUM_THREADS": "1"}
+    environment = {"PYTHONPATH": f"{ROOT}:{examples}:{tmp_path}", "PATH": "", "OMP_NUM_THREADS": "1"}
     done = subprocess.run([sys.executable, "-c", code], env=environment, capture_output=True, text=True)
     assert done.returncode == 0, done.stderr[-3000:]
     assert len((examples / "maze.py").read_text().splitlines()) < 50

@@ -45,4 +45,5 @@ class Maze(BoardWorld):
         return board.ground[board.agent] == "F"
 
 
-register("maze-6x6", "maze:Maze", size=6)
+def register_worlds() -> None:
+    register("maze-6x6", "maze:Maze", size=6)

@@ -348,7 +348,7 @@ def share_features(outputs: Any, batch: Batch) -> Any:
 
     Args:
         outputs: what a model's ``get_image_features`` returns: ``pooler_output`` and, for models with DeepStack
-            (Meng et al. 2024), ``deepstack_features`` per depth, each (tokens, D), whole or by image.
+            (Meng et al. 2024), ``deepstack_features`` per depth, each one tensor or a sequence of (tokens, D).
     """
     outputs.pooler_output = _gather(outputs.pooler_output, batch.features)
     if hasattr(outputs, "deepstack_features"):
