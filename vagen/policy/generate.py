@@ -134,7 +134,7 @@ def _generate_batch(
     length = inputs["input_ids"].shape[1]
     recorder = _LogProbs() if scored else None
     processors: list[LogitsProcessor] = [] if recorder is None else [recorder]
-    processors.append(SuppressTokensLogitsProcessor([chat.image_token], device=str(chat.policy.device)))
+    processors.append(SuppressTokensLogitsProcessor(list(chat.banned), device=str(chat.policy.device)))
     if automata is not None:
         processors.append(ConstrainedLogits(automata, length))
         max_new_tokens = max(automaton.longest for automaton in automata)

@@ -37,10 +37,10 @@ class _Lane:
 
     Attributes:
         number: of the lane.
-        known: (n,) the tokens whose keys and values are in the cache; see :func:`_keys`.
+        known: (n,) the tokens whose keys and values are in the cache, without those being written; see :func:`_keys`.
         request: what is being answered; ``None`` where nothing is.
-        written, log_probs: the response so far; its last token is not in the cache yet.
-        position: the position id of the next token of the response.
+        written, log_probs: the response so far; all but its last token are in the cache.
+        position: the position id of the response's first token.
     """
 
     number: int
@@ -84,9 +84,7 @@ class CachedEngine:
         ModelError: the model would compute something else with masks of our own.
     """
 
-    def __init__(
-        self, chat: Chat, lanes: int = 64, gathered: Callable[[], AbstractContextManager[Any]] = nullcontext
-    ):
+    def __init__(self, chat: Chat, lanes: int = 64, gathered: Callable[[], AbstractContextManager[Any]] = nullcontext):
         check_packable(chat.policy.model)
         self.chat = chat
         self.lanes = lanes
@@ -141,12 +139,15 @@ class CachedEngine:
                 lane.request = waiting[lane.number]
                 new.append(row)
         if new and not any(len(lane.known) for lane in self._rows):
-            self._read(new[:1])  # the others begin alike
+            self._read(new[:1], [0])  # the others begin alike
             new = new[1:]
-        longest = max((len(self._request(row).prompt.ids) for row in new), default=1)
+        starts = [self._reuse(row) for row in new]
+        longest = max(
+            (len(self._request(row).prompt.ids) - start for row, start in zip(new, starts, strict=True)), default=1
+        )
         at_once = max(1, READ_AT_ONCE // longest)
-        for start in range(0, len(new), at_once):
-            self._read(new[start : start + at_once])
+        for first in range(0, len(new), at_once):
+            self._read(new[first : first + at_once], starts[first : first + at_once])
 
     def _make_room(self, waiting: dict[int, Request]) -> None:
         """Put the rows that will be busy before those that will not: a part of the cache is a view, others copies."""
@@ -156,8 +157,8 @@ class CachedEngine:
             self._memory.reorder(order)
             self._rows = [self._rows[row] for row in order]
 
-    def _read(self, rows: Sequence[int]) -> None:
-        starts = [self._reuse(row) for row in rows]
+    def _read(self, rows: Sequence[int], starts: Sequence[int]) -> None:
+        """Read prompts from ``starts`` on; what comes before is in the cache."""
         pieces = []
         for row, start in zip(rows, starts, strict=True):
             prompt, pictures = self._request(row).prompt, self._request(row).pictures
@@ -190,12 +191,9 @@ class CachedEngine:
             planes = len(self._request(row).prompt.positions)
             ids = np.array(lane.written[-1:], dtype=np.int64)
             positions = np.full((planes, 1), lane.position + len(lane.written) - 1)
-            starts.append(len(lane.known))
+            starts.append(len(lane.known) + len(lane.written) - 1)
             pieces.append(_Piece(ids, positions, np.full(1, -1), ()))
         logits = self._forward(rows, starts, pieces)
-        for row in writing:
-            lane = self._rows[row]
-            lane.known = np.append(lane.known, lane.written[-1])
         kept = [place for place, row in enumerate(rows) if row in writing]
         self._sample([rows[place] for place in kept], logits[kept])
 
@@ -216,6 +214,7 @@ class CachedEngine:
         """The finished response of a row, which is idle then."""
         lane = self._rows[row]
         tokens, log_probs = np.array(lane.written, dtype=np.int64), np.array(lane.log_probs)
+        lane.known = np.concatenate([lane.known, tokens[:-1]])
         lane.request, lane.written, lane.log_probs = None, [], []
         return Sampled(lane.number, tokens, log_probs, int(tokens[-1]) not in self.chat.end_tokens)
 
@@ -294,7 +293,7 @@ class _Memory(Cache):
         self._columns = 0
 
     def aim(self, rows: Sequence[int], begin: torch.Tensor, columns: int) -> None:
-        """Let the next forward pass write to ``rows`` from the columns ``begin`` (B,) on and see ``columns`` of them."""
+        """Let the next forward pass write to ``rows`` from columns ``begin`` (B,) on and see the first ``columns``."""
         self._rows = torch.tensor(rows, device=begin.device)
         self._first = len(rows) if list(rows) == list(range(len(rows))) else None
         self._begin, self._columns = begin, columns
@@ -323,7 +322,7 @@ class _Memory(Cache):
         return self._columns
 
     def _put(self, layers: list[torch.Tensor], states: torch.Tensor, layer: int) -> torch.Tensor:
-        count, heads, length, size = states.shape
+        _, heads, length, size = states.shape
         if layer == len(layers):
             layers.append(states.new_zeros(self._count, heads, 0, size))
         if (missing := self._columns - layers[layer].shape[2]) > 0:
@@ -332,8 +331,8 @@ class _Memory(Cache):
         kept = layers[layer]
         places = self._begin[:, None] + torch.arange(length, device=states.device)
         kept[self._rows[:, None], :, places] = states.transpose(1, 2)
-        rows = kept[: self._first] if self._first is not None else kept[self._rows]
-        return rows[:, :, : self._columns]
+        rows = slice(self._first) if self._first is not None else self._rows
+        return kept[rows, :, : self._columns]
 
 
 def _mask(begin: torch.Tensor, length: int, columns: int, implementation: str, dtype: torch.dtype) -> torch.Tensor:
