@@ -103,14 +103,14 @@ def main() -> int:
                 return 1
             what = f"{architecture}, {context}: turns/s of {args.episodes} episodes × {args.turns} turns"
             peer = "transformers generate on the whole prompt of each turn"
-            work = [_turns(engine, settings) for engine in (ours, theirs)]
-            line = compare(what, peer, *work, ["torch", "transformers"], rounds=args.rounds, seconds=0.01)
+            mine, other = _turns(ours, settings), _turns(theirs, settings)
+            line = compare(what, peer, mine, other, ["torch", "transformers"], rounds=args.rounds, seconds=0.01)
             print(line, flush=True)
     return 0
 
 
 def _chat(architecture: str) -> Chat:
-    model, processor = tiny.build(Tiny(architecture=architecture), [WORLD], 0)
+    model, processor = tiny.build(Tiny.model_validate({"architecture": architecture}), [WORLD], 0)
     return Chat(Policy("tiny", model.eval(), processor, ClozeFormat(worlds=(WORLD,))))
 
 

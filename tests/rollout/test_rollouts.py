@@ -330,7 +330,7 @@ def test_bad_input_and_interrupts_are_not_the_worlds_errors(scripted, break_worl
     with pytest.raises(WorldError, match="unknown world"):
         played(scripted(lambda request: LEFT), world="sokoban-6x7")
     with pytest.raises(WorldError, match="too few"):
-        played(scripted(lambda request: LEFT), world="MiniGrid-Empty-5x5-v0")
+        played(scripted(lambda request: LEFT), world="minigrid/Empty-5x5-v0")
     break_world("step", lambda world, action: True, KeyboardInterrupt())
     with pytest.raises(KeyboardInterrupt):
         played(scripted(lambda request: LEFT))

@@ -65,6 +65,9 @@ class Encoded:
     pictures: tuple[Picture, ...]
 
 
+_BLANK = Picture.of(np.zeros((64, 64, 3), np.uint8))
+
+
 class Chat:
     """Turns samples into tokens for one policy. Keeps recent prompts, which repeat a lot."""
 
@@ -135,9 +138,19 @@ class Chat:
         marks = ("video_token_id", "vision_start_token_id", "vision_end_token_id")
         config = self.policy.model.config
         named = {token for mark in marks if (token := getattr(config, mark, None)) is not None}
-        shown = set(self.opening("", "?", [Picture.of(np.zeros((64, 64, 3), np.uint8))]).ids.tolist())
+        shown = set(self.opening("", "?", [_BLANK]).ids.tolist())
         around = (shown - set(self.opening("", "?", []).ids.tolist())) & set(self.tokenizer.added_tokens_decoder)
         return tuple(sorted({self.image_token, *named, *around} - self.end_tokens))
+
+    def unexpanded(self, prompt: Prompt) -> NDArray[np.int64]:
+        """The tokens of a prompt with one placeholder for each image, for engines that expand them themselves.
+
+        Raises:
+            ModelError: the processor puts more in an image's place than its placeholder repeated.
+        """
+        if not self._only_repeats:
+            raise ModelError(f"{self.policy.name} marks images by more than a repeated placeholder")
+        return _once_per_image(prompt)
 
     def transcript(self, ids: Sequence[int]) -> str:
         """Sampled tokens as text, every mark among them included, but without the end of the turn."""
@@ -180,6 +193,13 @@ class Chat:
         token = self.tokenizer.convert_ids_to_tokens(self.image_token)
         if any(token in text for text in texts):
             raise ModelError(f"a question contains {token!r}, which {self.policy.name} takes for an image")
+
+    @cached_property
+    def _only_repeats(self) -> bool:
+        """Whether expanding a prompt does nothing but repeat the placeholders."""
+        text = self._render([_message("user", "?", 1)])
+        written = self.tokenizer(text, add_special_tokens=not self._begins(text))["input_ids"]
+        return _once_per_image(self.opening("", "?", [_BLANK])).tolist() == written
 
     def _make_opening(self, system: str, text: str, pictures: Sequence[Picture]) -> Prompt:
         messages = [_message("system", system)] if system else []
@@ -318,6 +338,11 @@ def join(prompt: Prompt, response: NDArray[np.int64], follow_up: Prompt, ended: 
 def _message(role: str, text: str, images: int = 0) -> dict[str, Any]:
     """A message in the form of chat templates, its images first."""
     return {"role": role, "content": [*({"type": "image"} for _ in range(images)), {"type": "text", "text": text}]}
+
+
+def _once_per_image(prompt: Prompt) -> NDArray[np.int64]:
+    before = np.concatenate([[-1], prompt.image_of[:-1]])
+    return prompt.ids[(prompt.image_of < 0) | (prompt.image_of != before)]
 
 
 def _shapes(pictures: Sequence[Picture]) -> tuple[tuple[int, ...], ...]:
