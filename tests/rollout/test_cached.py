@@ -8,6 +8,7 @@ import torch
 
 from vagen.policy.errors import ModelError
 from vagen.rollout.cached import CachedEngine
+from vagen.rollout.engine import respond
 from vagen.rollout.prompts import CONTEXTS
 from vagen.rollout.rollouts import Settings, rollout
 from vagen.rollout.sampling import Sampling
@@ -215,3 +216,17 @@ def test_eager_attention_gives_the_same(make_chat):
         chat.policy.model.set_attn_implementation("sdpa")
     for ours, theirs in zip(fast, slow, strict=True):
         assert [t.response.tolist() for t in ours.turns] == [t.response.tolist() for t in theirs.turns]
+
+
+@pytest.mark.parametrize("lanes", [1, 3, 9])
+def test_single_responses_come_in_the_order_of_their_prompts(make_chat, lanes):
+    """Any number of prompts, each with random numbers of its own."""
+    chat = make_chat("llava", torch.float64)
+    rollouts = played(CachedEngine(chat, 4), settings(), range(5), range(5))
+    asked = [(turn.prompt, turn.pictures) for r in rollouts for turn in r.turns[:1]]
+    generators = [np.random.default_rng([seed, 0, 2]) for seed in range(5)]
+    found = respond(CachedEngine(chat, lanes), asked, generators, settings().sampling)
+    for answer, r in zip(found, rollouts, strict=True):
+        assert answer.tokens.tolist() == r.turns[0].response.tolist()
+        np.testing.assert_allclose(answer.log_probs, r.turns[0].log_probs, atol=1e-9)
+    assert respond(CachedEngine(chat, lanes), [], [], settings().sampling) == []

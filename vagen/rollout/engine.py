@@ -6,6 +6,7 @@ whatever a prompt has in common with what its lane has seen before need not be c
 
 from __future__ import annotations
 
+from collections import deque
 from collections.abc import Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
@@ -78,3 +79,30 @@ class Engine(Protocol):
     def step(self) -> list[Sampled]:
         """Write on until some of the responses asked for are finished, and return these."""
         ...
+
+
+def respond(
+    engine: Engine,
+    prompts: Sequence[tuple[Prompt, Sequence[Picture]]],
+    generators: Sequence[np.random.Generator],
+    sampling: Sampling,
+) -> list[Sampled]:
+    """One response to each of any number of prompts, in their order, in a session of its own.
+
+    Args:
+        prompts: each a prompt and its images.
+        generators: one for each of them.
+    """
+    waiting = deque(range(len(prompts)))
+    number_at: dict[int, int] = {}  # by lane, which prompt it is answering
+    answers: dict[int, Sampled] = {}
+    idle: Sequence[int] = range(engine.lanes)
+    with engine.session(sampling):
+        while len(answers) < len(prompts):
+            asked = [(lane, waiting.popleft()) for lane in idle[: len(waiting)]]
+            number_at |= dict(asked)
+            engine.submit([Request(lane, prompts[n][0], tuple(prompts[n][1]), generators[n]) for lane, n in asked])
+            finished = engine.step()
+            answers |= {number_at[sampled.lane]: sampled for sampled in finished}
+            idle = [sampled.lane for sampled in finished]
+    return [answers[number] for number in range(len(prompts))]

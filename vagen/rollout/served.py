@@ -1,9 +1,9 @@
 """The vLLM engine: responses written by vLLM in this process, which gets the policy's weights at each session.
 
 Needs the package ``vllm`` (the extra ``vllm``) and a GPU. Written against the documented interface of vLLM 0.11 and
-later, and never run with it so far: ``LLM``, ``LLMEngine.add_request`` and ``step``, ``SamplingParams``, ``apply_model``, ``sleep`` and ``wake_up``,
-``reset_prefix_cache``. Earlier turns are not computed again, since vLLM caches the keys and values of common prefixes,
-images by their content included. Each process has a whole engine of its own.
+later (``LLM``, ``LLMEngine.add_request`` and ``step``, ``SamplingParams``, ``apply_model``, ``sleep``, ``wake_up`` and
+``reset_prefix_cache``), and never run with it so far. Earlier turns are not computed again, since vLLM caches the keys
+and values of common prefixes, images by their content included. Each process has a whole engine of its own.
 
 Random numbers come from vLLM, seeded per response. So an episode is a function of its seed here too, though not the
 same one as with the built-in engine.
