@@ -69,6 +69,7 @@ def _expected_errors() -> tuple[type[ValueError], ...]:
         "vagen.files": ["OutputError"],
         "vagen.data.places": ["DataError"],
         "vagen.policy.policy": ["ModelError"],
+        "vagen.rollout.rollouts": ["RolloutError"],
         "vagen.evaluate.report": ["ReportError"],
         "vagen.hub": ["HubError"],
         "vagen.evaluate.compare": ["CompareError"],
@@ -219,6 +220,7 @@ def _parser() -> argparse.ArgumentParser:
     verb.add_argument("--model", help=f"{_MODEL}; without it only random and expert play")
     _what_to_ask(verb, n=100, out="agents.json")
     verb.add_argument("--max-steps", type=_positive, default=30, help="an episode is cut here")
+    _how_to_converse(verb)
 
     verb = _verb(kinds, "reorder", _eval_reorder, "putting shuffled images or actions in order, as in ENACT")
     verb.add_argument("--model", help=f"{_MODEL}; not needed to write questions")
@@ -349,6 +351,24 @@ def _which_samples(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--split", choices=_SPLITS, default="test", help="which layouts are asked about")
 
 
+def _how_to_converse(parser: argparse.ArgumentParser) -> None:
+    """Options of whole conversations, with the settings they stand for as their destinations."""
+    group = parser.add_argument_group(
+        "conversations", "with --strategy the model plays whole conversations, without it each step is a policy cloze"
+    )
+    group.add_argument(
+        "--strategy",
+        choices=["no_think", "free_think", "grounding", "worldmodeling", "grounding_worldmodeling"],
+        help="what each response consists of",
+    )
+    group.add_argument("--context", choices=["concat", "window", "no_concat"], default="concat")
+    group.add_argument("--window", type=_positive, default=2, help="turns seen with --context window")
+    group.add_argument("--max-turns", type=_positive, default=16, help="responses of an episode")
+    group.add_argument("--max-actions", type=_positive, default=1, help="actions of a response")
+    group.add_argument("--max-new-tokens", type=_positive, default=256, help="tokens of a response")
+    group.add_argument("--max-length", type=_positive, default=4096, help="tokens of a prompt and its response")
+
+
 # ------------------------------------------------------------------------------------------------------------- verbs
 
 
@@ -460,9 +480,10 @@ def _spatial(args: argparse.Namespace, _: list[str]) -> int:
 
     renderer = SceneRenderer()
     from vagen.spatial import Amounts, write
+    from worlds.spatial_grid import SETTINGS
 
     amounts = Amounts(args.train, args.val, args.test)
-    print(write(args.output, renderer, args.settings or _SPATIAL_SETTINGS, amounts, wordings, args.seed, args.size))
+    print(write(args.output, renderer, args.settings or SETTINGS, amounts, wordings, args.seed, args.size))
     return 0
 
 
@@ -597,15 +618,17 @@ def _eval_agent(args: argparse.Namespace, _: list[str]) -> int:
     from vagen.files import check_file, write_json
 
     check_file(args.out)
-    from vagen.rollout.agents import Agent, ExpertAgent, ModelAgent, RandomAgent
+    if args.strategy is not None and args.model is None:
+        raise UsageError("--strategy says how a model plays: give --model")
+    from vagen.evaluate.agent import Player, evaluate
+    from vagen.rollout.agents import ExpertAgent, ModelAgent, RandomAgent
 
-    agents: list[Agent] = [RandomAgent(), ExpertAgent()]
+    agents: list[Player] = [RandomAgent(), ExpertAgent()]
     trained: tuple[str, ...] = ()
     if args.model is not None:
         chat = _load_chat(args.model, None)
-        agents.append(ModelAgent(chat, args.batch))
+        agents.append(ModelAgent(chat, args.batch) if args.strategy is None else _conversing(chat, args))
         trained = chat.policy.format.worlds
-    from vagen.evaluate.agent import evaluate
 
     worlds = _chosen(args.worlds, trained, "--worlds")
     result = evaluate(agents, worlds, args.n, args.seed, args.split, args.max_steps)
@@ -615,6 +638,26 @@ def _eval_agent(args: argparse.Namespace, _: list[str]) -> int:
         print(f"{row['world']:<22}{row['agent']:<16}{row['success']:>7.3f}  ({interval})", file=sys.stderr)
     print(args.out)
     return 0
+
+
+def _conversing(chat, args: argparse.Namespace):  # type: ignore[no-untyped-def]
+    """The model as a greedy player of whole conversations."""
+    from vagen.rollout.cached import CachedEngine
+    from vagen.rollout.rollouts import ConversingModel, Settings
+    from vagen.rollout.sampling import Sampling
+
+    settings = Settings(
+        strategy=args.strategy,
+        representation=chat.policy.format.representation,
+        context=args.context,
+        window=args.window,
+        explain=chat.policy.format.explain,
+        max_actions=args.max_actions,
+        max_turns=args.max_turns,
+        max_length=args.max_length,
+        sampling=Sampling(temperature=0.0, max_tokens=args.max_new_tokens),
+    )
+    return ConversingModel(CachedEngine(chat, args.batch), settings)
 
 
 def _eval_checkpoints(args: argparse.Namespace, _: list[str]) -> int:

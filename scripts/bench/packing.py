@@ -18,11 +18,13 @@ import time
 from collections.abc import Callable, Sequence
 from importlib.metadata import version
 from statistics import median
+from typing import Any
 
 os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 
 from vagen.cloze.build import build
 from vagen.cloze.grammar import named, with_history
@@ -80,7 +82,7 @@ def clozes(trajectory: Trajectory, number: int, layout: str) -> list[Sample]:
     return [found[place] for place in chosen]
 
 
-def policy(architecture: str, side: int, hidden: int, layers: int) -> Chat:
+def policy(architecture: Any, side: int, hidden: int, layers: int) -> Chat:
     """A small model that makes ``side`` x ``side`` tokens of an image."""
     config = Tiny(
         architecture=architecture,
@@ -126,7 +128,7 @@ def sequences(chat: Chat, samples: Sequence[Encoded]) -> dict[str, torch.Tensor]
         ids[row, : len(text)], seen[row, : len(text)] = text, 1
         labels[row, len(sample.prompt.ids) : len(text)] = sample.answer
         types[row, : len(sample.prompt.ids)] = sample.prompt.image_of >= 0
-    made = {"input_ids": ids, "labels": labels, "attention_mask": seen}
+    made: dict[str, NDArray[Any]] = {"input_ids": ids, "labels": labels, "attention_mask": seen}
     if hasattr(chat.policy.model.model, "get_rope_index"):
         made["mm_token_type_ids"] = types
     tensors = {name: torch.from_numpy(values) for name, values in made.items()}

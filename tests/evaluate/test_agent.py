@@ -17,7 +17,7 @@ from worlds import WorldError, make
 
 WORLDS = ("sokoban-6x6", "minigrid-rooms-6x6", "frozenlake-6x6")
 SMALL = {"hidden_size": 32, "layers": 2, "head_size": 16, "vision_hidden_size": 32, "vision_layers": 1}
-KEYS = {"world", "agent", "n", "success", "ci_low", "ci_high", "mean_return", "mean_steps", "example"}
+KEYS = {"world", "agent", "n", "errors", "success", "ci_low", "ci_high", "mean_return", "mean_steps", "example"}
 
 
 @pytest.fixture(scope="module")

@@ -299,11 +299,16 @@ def describe_notation(world: World, representation: Representation) -> str:
     return (
         "An image at time t shows the world before action t; action t leads to time t + 1; times with ' are about "
         "what would have been after the action with '. "
-        f"Actions: {', '.join(world.actions)}. {_STATE_FORMATS[representation]} "
+        f"Actions: {', '.join(world.actions)}. {describe_states(representation)} "
         f"Steps are the fewest to success, or {IMPOSSIBLE}. Options and shuffled things have letters: answer with the "
         "letter, or with all letters in order of time. "
         "Answer with what is asked and nothing else."
     )
+
+
+def describe_states(representation: Representation) -> str:
+    """How states are written, in a sentence."""
+    return _STATE_FORMATS[representation]
 
 
 _STATE_FORMATS: dict[Representation, str] = {

@@ -2,7 +2,8 @@
 
 A sample becomes the tokens of its prompt (images as placeholders) and the tokens of its answer; only the latter are
 trained. Images come first, so that clozes about the same images share a prefix. Free conversations, with images of any
-sizes, become prompts the same way.
+sizes, become prompts the same way. Conversations of several turns are joined from tokens, so that what a model wrote
+is never written anew.
 """
 
 from __future__ import annotations
@@ -11,6 +12,7 @@ import hashlib
 from collections import OrderedDict
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Any
 
 import numpy as np
@@ -64,6 +66,9 @@ class Encoded:
     pictures: tuple[Picture, ...]
 
 
+_BLANK = Picture.of(np.zeros((64, 64, 3), np.uint8))
+
+
 class Chat:
     """Turns samples into tokens for one policy. Keeps recent prompts, which repeat a lot."""
 
@@ -87,8 +92,7 @@ class Chat:
 
     def prompt(self, sample: Sample, pictures: Sequence[Picture]) -> Prompt:
         """The tokens of a sample's prompt, up to where the answer begins."""
-        shapes = tuple(picture.pixels.shape for picture in pictures)
-        key: tuple = (sample.question, shapes)
+        key: tuple = (sample.question, _shapes(pictures))
         if self.policy.format.explain:
             key += (sample.window.world, sample.representation)
         return recall(
@@ -101,14 +105,61 @@ class Chat:
         Raises:
             ModelError: the question contains what stands for an image.
         """
-        token = self.tokenizer.convert_ids_to_tokens(self.image_token)
-        if token in question:
-            raise ModelError(f"a question contains {token!r}, which {self.policy.name} takes for an image")
-        content: list[dict[str, Any]] = [{"type": "image"} for _ in pictures]
-        content.append({"type": "text", "text": question})
-        messages = [{"role": "user", "content": content}]
-        key = (None, question, tuple(picture.pixels.shape for picture in pictures))
+        self._check_no_image(question)
+        key = (None, question, _shapes(pictures))
+        messages = [_message("user", question, len(pictures))]
         return recall(self._prompts, key, lambda: self._make_prompt(self._render(messages), pictures), PROMPTS_KEPT)
+
+    def opening(self, system: str, text: str, pictures: Sequence[Picture]) -> Prompt:
+        """The tokens of a conversation's beginning, up to where the model's first turn begins.
+
+        Args:
+            system: the system message; "" for none.
+            text: what the user says after showing the pictures.
+
+        Raises:
+            ModelError: a text contains what stands for an image.
+        """
+        self._check_no_image(system, text)
+        key = ("opening", system, text, _shapes(pictures))
+        return recall(self._prompts, key, lambda: self._make_opening(system, text, pictures), PROMPTS_KEPT)
+
+    def follow_up(self, text: str, pictures: Sequence[Picture]) -> Prompt:
+        """The tokens from the end of one turn of the model's to the beginning of its next, with the user's in between.
+
+        The first one is the mark that ends a turn, which the model usually wrote itself; see :func:`join`.
+
+        Raises:
+            ModelError: the text contains what stands for an image, or the template knows no further turns.
+        """
+        self._check_no_image(text)
+        key = ("follow up", text, _shapes(pictures))
+        return recall(self._prompts, key, lambda: self._make_follow_up(text, pictures), PROMPTS_KEPT)
+
+    @cached_property
+    def banned(self) -> tuple[int, ...]:
+        """Tokens that a model must not write: those that stand for images and videos, or mark where they are."""
+        marks = ("video_token_id", "vision_start_token_id", "vision_end_token_id")
+        config = self.policy.model.config
+        named = {token for mark in marks if (token := getattr(config, mark, None)) is not None}
+        shown = set(self.opening("", "?", [_BLANK]).ids.tolist())
+        around = (shown - set(self.opening("", "?", []).ids.tolist())) & set(self.tokenizer.added_tokens_decoder)
+        return tuple(sorted({self.image_token, *named, *around} - self.end_tokens))
+
+    def unexpanded(self, prompt: Prompt) -> NDArray[np.int64]:
+        """The tokens of a prompt with one placeholder for each image, for engines that expand them themselves.
+
+        Raises:
+            ModelError: the processor puts more in an image's place than its placeholder repeated.
+        """
+        if not self._only_repeats:
+            raise ModelError(f"{self.policy.name} marks images by more than a repeated placeholder")
+        return _once_per_image(prompt)
+
+    def transcript(self, ids: Sequence[int]) -> str:
+        """Sampled tokens as text, every mark among them included, but without the end of the turn."""
+        kept = list(ids[:-1]) if len(ids) and ids[-1] in self.end_tokens else list(ids)
+        return self.tokenizer.decode(kept, skip_special_tokens=False)
 
     def answer_tokens(self, answer: str) -> NDArray[np.int64]:
         """The tokens of an answer and of the end of its turn, exactly as generation would have to produce them."""
@@ -142,14 +193,45 @@ class Chat:
             messages, tokenize=False, add_generation_prompt=messages[-1]["role"] == "user"
         )
 
-    def _make_prompt(self, text: str, pictures: Sequence[Picture]) -> Prompt:
+    def _check_no_image(self, *texts: str) -> None:
+        token = self.tokenizer.convert_ids_to_tokens(self.image_token)
+        if any(token in text for text in texts):
+            raise ModelError(f"a question contains {token!r}, which {self.policy.name} takes for an image")
+
+    @cached_property
+    def _only_repeats(self) -> bool:
+        """Whether expanding a prompt does nothing but repeat the placeholders."""
+        text = self._render([_message("user", "?", 1)])
+        written = self.tokenizer(text, add_special_tokens=not self._begins(text))["input_ids"]
+        return _once_per_image(self.opening("", "?", [_BLANK])).tolist() == written
+
+    def _make_opening(self, system: str, text: str, pictures: Sequence[Picture]) -> Prompt:
+        messages = [_message("system", system)] if system else []
+        return self._make_prompt(self._render([*messages, _message("user", text, len(pictures))]), pictures)
+
+    def _make_follow_up(self, text: str, pictures: Sequence[Picture]) -> Prompt:
+        before, whole = self._turn("answer", [_message("user", text, len(pictures))])
+        after = whole[whole.index("answer", len(before)) + len("answer") :].lstrip()
+        marks = [str(self.tokenizer.convert_ids_to_tokens(token)) for token in sorted(self.end_tokens)]
+        if not after.startswith(tuple(marks)):  # templates such as LLaVA's write no mark: the model still does
+            after = self._end_mark() + after
+        prompt = self._make_prompt(after, pictures, continues=True)
+        if prompt.ids[0] not in self.end_tokens:
+            raise ModelError(f"the tokenizer of {self.policy.name} does not read {after[:20]!r} as the end of a turn")
+        return prompt
+
+    def _make_prompt(self, text: str, pictures: Sequence[Picture], continues: bool = False) -> Prompt:
+        """The tokens of a rendered conversation, or of one that continues another.
+
+        A beginning-of-sequence token is put before a conversation that has none.
+        """
         images = [Image.fromarray(picture.pixels) for picture in pictures]
         inputs = self.policy.processor(
             text=[text],
             images=[images] if images else None,
             return_tensors="pt",
             return_mm_token_type_ids=True,
-            add_special_tokens=not self._begins(text),
+            add_special_tokens=not (continues or self._begins(text)),
         )
         ids = inputs["input_ids"]
         image_of = self._images_of(ids[0].numpy(), images)
@@ -191,16 +273,19 @@ class Chat:
         ends = [place for place, token in enumerate(ids) if token in self.end_tokens]
         if ends:
             return np.asarray(ids[: ends[0] + 1], dtype=np.int64)
-        if self.tokenizer.eos_token_id is None:
-            raise ModelError(f"{self.policy.name} has no end-of-sequence token: its answers would never end")
         # Templates such as LLaVA's write no mark after a turn; their models learned to end with the tokenizer's.
-        return np.asarray([*self._continuation(before, whole.rstrip()), self.tokenizer.eos_token_id], dtype=np.int64)
+        end = self.tokenizer.convert_tokens_to_ids(self._end_mark())
+        return np.asarray([*self._continuation(before, whole.rstrip()), end], dtype=np.int64)
 
-    def _turn(self, answer: str) -> tuple[str, str]:
-        """A short conversation up to where the answer begins, and with it."""
-        question: list[dict[str, Any]] = [{"role": "user", "content": [{"type": "text", "text": "?"}]}]
-        reply = {"role": "assistant", "content": [{"type": "text", "text": answer}]}
-        before, whole = self._render(question), self._render([*question, reply])
+    def _end_mark(self) -> str:
+        if self.tokenizer.eos_token is None:
+            raise ModelError(f"{self.policy.name} has no end-of-sequence token: its answers would never end")
+        return self.tokenizer.eos_token
+
+    def _turn(self, answer: str, then: Sequence[dict[str, Any]] = ()) -> tuple[str, str]:
+        """A short conversation up to where the answer begins, and with it and what comes then."""
+        question = _message("user", "?")
+        before, whole = self._render([question]), self._render([question, _message("assistant", answer), *then])
         if not whole.startswith(before):
             raise ModelError(f"the chat template of {self.policy.name} rewrites the prompt once it is answered")
         return before, whole
@@ -224,15 +309,48 @@ def conversation(sample: Sample, explain: bool, answer: str | None = None) -> li
     Args:
         explain: put the world's rules and the notation into a system message.
     """
-    content: list[dict[str, Any]] = [{"type": "image"} for _ in sample.images]
-    content.append({"type": "text", "text": sample.question})
-    messages: list[dict[str, Any]] = [{"role": "user", "content": content}]
+    messages = [_message("user", sample.question, len(sample.images))]
     if explain:
         system = f"{sample.world.rules} {describe_notation(sample.world, sample.representation)}"
-        messages.insert(0, {"role": "system", "content": [{"type": "text", "text": system}]})
+        messages.insert(0, _message("system", system))
     if answer is not None:
-        messages.append({"role": "assistant", "content": [{"type": "text", "text": answer}]})
+        messages.append(_message("assistant", answer))
     return messages
+
+
+def join(prompt: Prompt, response: NDArray[np.int64], follow_up: Prompt, ended: bool) -> Prompt:
+    """The prompt of a conversation's next turn: exactly the tokens that were read and written, and what follows.
+
+    Args:
+        response: (A,) the tokens written after ``prompt``.
+        follow_up: of :meth:`Chat.follow_up`; its images come after those of ``prompt``.
+        ended: whether the response's last token is the mark that ends a turn; else it gets that of ``follow_up``.
+    """
+    rest = slice(1 if ended else 0, None)
+    begun = int(prompt.positions.max()) + 1  # the position of the response's first token
+    written = np.broadcast_to(np.arange(begun, begun + len(response)), (len(prompt.positions), len(response)))
+    follows = follow_up.positions[:, rest] - int(follow_up.positions[0, rest][0]) + begun + len(response)
+    seen = int(prompt.image_of.max(initial=-1)) + 1
+    images = np.where(follow_up.image_of >= 0, follow_up.image_of + seen, -1)[rest]
+    return Prompt(
+        np.concatenate([prompt.ids, response, follow_up.ids[rest]]),
+        np.concatenate([prompt.positions, written, follows], axis=1),
+        np.concatenate([prompt.image_of, np.full(len(response), -1, dtype=np.int64), images]),
+    )
+
+
+def _message(role: str, text: str, images: int = 0) -> dict[str, Any]:
+    """A message in the form of chat templates, its images first."""
+    return {"role": role, "content": [*({"type": "image"} for _ in range(images)), {"type": "text", "text": text}]}
+
+
+def _once_per_image(prompt: Prompt) -> NDArray[np.int64]:
+    before = np.concatenate([[-1], prompt.image_of[:-1]])
+    return prompt.ids[(prompt.image_of < 0) | (prompt.image_of != before)]
+
+
+def _shapes(pictures: Sequence[Picture]) -> tuple[tuple[int, ...], ...]:
+    return tuple(picture.pixels.shape for picture in pictures)
 
 
 def _as_one_row(name: str, tensor: torch.Tensor) -> torch.Tensor:

@@ -165,7 +165,7 @@ def _write_batch(chat: Chat, prompts: Sequence[Asked], answers: Sequence[Writing
     inputs = _inputs(chat, prompts)
     length = inputs["input_ids"].shape[1]
     recorder = _LogProbs()
-    processors = [recorder, SuppressTokensLogitsProcessor([chat.image_token], device=str(chat.policy.device))]
+    processors = [recorder, SuppressTokensLogitsProcessor(list(chat.banned), device=str(chat.policy.device))]
     if automata := [answer.automaton for answer in answers if answer.automaton is not None]:
         processors.append(ConstrainedLogits(automata, length))
     output = chat.policy.model.generate(

@@ -13,7 +13,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass, field, replace
-from typing import Any
+from typing import Any, Protocol
 
 import numpy as np
 import torch
@@ -324,8 +324,15 @@ class PackedLoss(torch.nn.Module):
         return cross_entropy(hidden, self.model.get_output_embeddings(), batch.targets)
 
 
+class Repeated(Protocol):
+    """What says which output of the vision tower stands at each placeholder, such as a :class:`Batch`."""
+
+    @property
+    def features(self) -> torch.Tensor: ...
+
+
 @contextmanager
-def shared_images(base: Any, batch: Batch, timed: Timed = untimed) -> Iterator[None]:
+def shared_images(base: Any, batch: Repeated, timed: Timed = untimed) -> Iterator[None]:
     """For the time of a ``with``, a base model's own call of its vision tower repeats each image wherever it stands.
 
     The one place at which all versions of ``transformers`` let something be put between tower and language model.
@@ -343,7 +350,7 @@ def shared_images(base: Any, batch: Batch, timed: Timed = untimed) -> Iterator[N
         del base.get_image_features
 
 
-def share_features(outputs: Any, batch: Batch) -> Any:
+def share_features(outputs: Any, batch: Repeated) -> Any:
     """The vision tower's outputs for the distinct images of a batch, repeated wherever an image stands.
 
     Args:

@@ -185,7 +185,7 @@ class _State:
         next: (P, N) position of the next token.
     """
 
-    cache: DynamicCache
+    cache: Any  # a DynamicCache: its type hints do not know what layers hold
     logits: torch.Tensor
     row: torch.Tensor
     sees: torch.Tensor
@@ -284,7 +284,7 @@ def _choose(chat: Chat, logits: torch.Tensor, answers: Sequence[Writing]) -> tup
     """(N,) the most likely token of those allowed, and its log-probability among all."""
     scores = logits.to(torch.promote_types(logits.dtype, torch.float32)).log_softmax(-1)
     allowed = scores.clone()
-    allowed[:, chat.image_token] = -torch.inf
+    allowed[:, list(chat.banned)] = -torch.inf
     if answers[0].automaton is not None:
         allowed = only(allowed, [answer.allowed() for answer in answers])
     chosen = allowed.argmax(-1)

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
+from typing import Any
 
 import numpy as np
 
@@ -15,26 +16,94 @@ from worlds import Frame, Snapshot, Split, World, make
 
 
 @dataclass
-class _Episode:
-    """One episode while it is played."""
+class Episode:
+    """One episode while it is played.
+
+    Attributes:
+        world: a live world, in the episode's present state.
+        split: that its layout is of.
+        seed: the world was reset with.
+        frame: the present image.
+        snapshots: the states so far.
+        success: the world's own verdict so far.
+        first_frame: the image of the first state.
+        noise_seeds: of the noise that the world puts on the episode.
+        actions, rewards: the transitions so far.
+        terminated, truncated: whether the world has ended it, or time has run out.
+        frames: the images so far, stored where the world cannot draw its states again.
+    """
 
     world: World
+    split: Split
     seed: int
-    generator: np.random.Generator
-    first_frame: Frame
+    frame: Frame
     snapshots: list[Snapshot]
     success: bool
+    first_frame: Frame
     noise_seeds: tuple[int, ...]
     actions: list[int] = field(default_factory=list)
     rewards: list[float] = field(default_factory=list)
     terminated: bool = False
     truncated: bool = False
-    frames: list[bytes] = field(default_factory=list)  # stored where the world cannot draw its states again
-    invalid: bool = False  # the agent's answer was no action; the episode ends there
+    frames: list[bytes] = field(default_factory=list)
+
+    @classmethod
+    def begin(cls, world: World, seed: int, split: Split) -> Episode:
+        """Reset a world."""
+        frame, info = world.reset(seed=seed, options={"split": split})
+        snapshot = world.state().snapshot
+        episode = cls(world, split, seed, frame, [snapshot], bool(info["success"]), frame, world.noise_seeds)
+        episode._keep_frame()
+        return episode
 
     @property
     def over(self) -> bool:
-        return self.terminated or self.truncated or self.invalid
+        return self.terminated or self.truncated
+
+    def step(self, action: int, max_steps: int | None) -> None:
+        """Take an action; nothing of it is noted where the world raises an error.
+
+        Args:
+            max_steps: time runs out after so many, if not earlier.
+        """
+        frame, reward, terminated, truncated, info = self.world.step(action)  # type: ignore[arg-type]
+        snapshot = self.world.state().snapshot
+        self.frame = frame
+        self.actions.append(action)
+        self.rewards.append(float(reward))
+        self.snapshots.append(snapshot)
+        self._keep_frame()
+        self.terminated = bool(terminated)
+        self.truncated = not terminated and (bool(truncated) or len(self.actions) == max_steps)
+        self.success = bool(info["success"])
+
+    def trajectory(self, behaviour: str, versions: Mapping[str, Any]) -> Trajectory:
+        """What happened.
+
+        Args:
+            behaviour: who acted.
+            versions: of the packages that decide what an episode looks like.
+        """
+        return Trajectory(
+            self.world.id,
+            self.split,
+            self.seed,
+            behaviour,
+            tuple(self.snapshots),
+            tuple(self.actions),
+            tuple(self.rewards),
+            self.terminated,
+            self.truncated,
+            self.success,
+            frame_hash(self.first_frame),
+            versions,
+            self.noise_seeds,
+            tuple(self.frames),
+        )
+
+    def _keep_frame(self) -> None:
+        if not self.world.renders_from_state:
+            self.frames.append(encode_frame(self.frame))
 
 
 def play(
@@ -57,53 +126,14 @@ def play(
     worlds = [make(world_id) for _ in range(min(batch, len(seeds)))]
     for start in range(0, len(seeds), batch):
         chosen = seeds[start : start + batch]
-        episodes = [_begin(world, seed, split) for world, seed in zip(worlds, chosen, strict=False)]
-        while live := [episode for episode in episodes if not episode.over]:
-            actions = agent.act([episode.world for episode in live], [episode.generator for episode in live])
-            for episode, action in zip(live, actions, strict=True):
-                _advance(episode, action, max_steps)
+        episodes = [Episode.begin(world, seed, split) for world, seed in zip(worlds, chosen, strict=False)]
+        generators = [np.random.default_rng([seed, 1]) for seed in chosen]
+        while live := [number for number, episode in enumerate(episodes) if not episode.over]:
+            actions = agent.act([episodes[number].world for number in live], [generators[number] for number in live])
+            for number, action in zip(live, actions, strict=True):
+                if action is None:
+                    episodes[number].truncated = True
+                else:
+                    episodes[number].step(action, max_steps)
         for episode in episodes:
-            yield Trajectory(
-                world_id,
-                split,
-                episode.seed,
-                agent.name,
-                tuple(episode.snapshots),
-                tuple(episode.actions),
-                tuple(episode.rewards),
-                episode.terminated,
-                episode.truncated or episode.invalid,
-                episode.success,
-                frame_hash(episode.first_frame),
-                versions,
-                episode.noise_seeds,
-                tuple(episode.frames),
-            )
-
-
-def _begin(world: World, seed: int, split: Split) -> _Episode:
-    frame, info = world.reset(seed=seed, options={"split": split})
-    snapshot = world.state().snapshot
-    generator = np.random.default_rng([seed, 1])
-    episode = _Episode(world, seed, generator, frame, [snapshot], bool(info["success"]), world.noise_seeds)
-    _keep_frame(episode, frame)
-    return episode
-
-
-def _advance(episode: _Episode, action: int | None, max_steps: int | None) -> None:
-    if action is None:
-        episode.invalid = True
-        return
-    frame, reward, terminated, truncated, info = episode.world.step(action)  # type: ignore[arg-type]
-    episode.actions.append(action)
-    episode.rewards.append(float(reward))
-    episode.snapshots.append(episode.world.state().snapshot)
-    _keep_frame(episode, frame)
-    episode.terminated = bool(terminated)
-    episode.truncated = not terminated and (bool(truncated) or len(episode.actions) == max_steps)
-    episode.success = bool(info["success"])
-
-
-def _keep_frame(episode: _Episode, frame: Frame) -> None:
-    if not episode.world.renders_from_state:
-        episode.frames.append(encode_frame(frame))
+            yield episode.trajectory(agent.name, versions)

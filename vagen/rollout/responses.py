@@ -61,6 +61,11 @@ class Response:
         return getattr(self, part) or ""
 
 
+def writes_states(strategy: Strategy) -> bool:
+    """Whether responses of a strategy describe states."""
+    return bool({"observation", "prediction"} & set(_INSIDE[strategy]))
+
+
 def write_response(response: Response, strategy: Strategy, tags: Tags = Tags()) -> str:
     """The canonical text of a response."""
     inside = "".join(_wrapped(tags.of(part), response.part(part)) for part in _INSIDE[strategy])
