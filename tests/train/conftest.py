@@ -125,7 +125,7 @@ def adamw(model: torch.nn.Module, config: Config) -> torch.optim.Optimizer:
 def train_by_hand(config: Config, make_optimizer=adamw, clip: bool = True) -> Reference:
     """One row at a time, in one process, with torch alone: no engine, no accumulation, no collation of rows."""
     stream = ClozeStream(config.shards, config.clozes, config.seed, config.mixture)
-    policy = create(config.model, cloze_format(config, stream), config.seed)
+    policy = create(config.model, cloze_format(config, stream.worlds), config.seed)
     chat = Chat(policy)
     cells = [(world, cloze) for world in stream.worlds for cloze in stream.patterns]
     batcher = Batcher(chat, answer_weights(chat, stream, config.train.balance), cells)

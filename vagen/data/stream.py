@@ -171,7 +171,6 @@ class ClozeStream:
         for moment in moments(self._turns.weights):
             if not any(weight_at(weight, moment) for weight in self._turns.weights):
                 raise DataError(f"mixture: all weights are 0 after {moment:g} of the training; give one source some")
-        self._strata = Strata(clozes.sampling.idle, clozes.sampling.balance)
 
     @property
     def worlds(self) -> tuple[str, ...]:
@@ -214,49 +213,73 @@ class ClozeStream:
         self, trajectory: Trajectory, asked: _Asked, number: int, generator: np.random.Generator
     ) -> Group | None:
         """A group about a random window of a trajectory; ``None`` if no cloze fits it."""
-        start = choose_start(trajectory, range(len(trajectory) - asked.shortest + 1), self._strata, generator)
-        if start is None:
-            return None
         progress = self.progress(number)
         weights = {name: weight_at(self.clozes.weights[name], progress) for name in asked.patterns}
-        pairs = [
-            (sample, weights[name])
-            for name, pattern in asked.patterns.items()
-            if weights[name]
-            for window in self._windows(pattern, trajectory, start, generator)
-            if (sample := self._sample(name, pattern, window)) is not None
-        ]
-        return Group(tuple(sample for sample, _ in pairs), tuple(weight for _, weight in pairs)) if pairs else None
-
-    def _sample(self, name: str, pattern: Pattern, window: Trajectory) -> Sample | None:
-        try:
-            return build(name, pattern, window, self.clozes.representation)
-        except UnaskableError:
-            return None
+        return ask(trajectory, asked.patterns, weights, self.clozes, generator, asked.shortest)
 
     def share(self, step: int, rows: int, rank: int, ranks: int) -> list[Group]:
         """The groups of one step that fall to one rank; their union over ranks does not depend on ``ranks``."""
         return [self.group(step * rows + row) for row in range(rank, rows, ranks)]
 
-    def _windows(
-        self, pattern: Pattern, trajectory: Trajectory, start: int, generator: np.random.Generator
-    ) -> Sequence[Trajectory]:
-        """The windows a pattern is applied to: none where it does not fit, several where actions are imagined."""
-        if start + pattern.length > len(trajectory):
-            return ()
-        window = window_at(trajectory, start, pattern.length)
-        if not (self.clozes.imagined and pattern.dynamics) or pattern.task == "order" or pattern.choices:
-            return (window,)
-        world = simulator(window.world)
-        if pattern.task != "actions":
-            others = [a for a in range(len(world.actions)) if a != window.actions[-1]]
-            chosen = generator.permutation(others)[: self.clozes.imagined]
-            return tuple(imagined(window, [window.actions[-1], *map(int, chosen)]))
-        if pattern.asked[-1].time < pattern.length - 1:
-            return (window,)
-        # Only outcomes that can be seen tell which action it was.
-        telling = tuple(w for w in imagined(window) if world.facts(w.snapshots[-1]) != world.facts(w.snapshots[-2]))
-        return telling or (window,)
+
+def ask(
+    trajectory: Trajectory,
+    patterns: Mapping[str, Pattern],
+    weights: Mapping[str, float],
+    clozes: Clozes,
+    generator: np.random.Generator,
+    shortest: int | None = None,
+) -> Group | None:
+    """A group about a random window of a trajectory; ``None`` if no cloze fits it.
+
+    Args:
+        patterns, weights: what is asked, by name; what has no weight is not.
+        clozes: how it is asked.
+        generator: chooses the window.
+        shortest: the fewest transitions that a window may have before the trajectory ends; by default those that the
+            shortest of the patterns needs.
+    """
+    shortest = shortest or min(max(1, pattern.length) for pattern in patterns.values())
+    strata = Strata(clozes.sampling.idle, clozes.sampling.balance)
+    start = choose_start(trajectory, range(len(trajectory) - shortest + 1), strata, generator)
+    if start is None:
+        return None
+    pairs = [
+        (sample, weights[name])
+        for name, pattern in patterns.items()
+        if weights[name]
+        for window in _windows(clozes, pattern, trajectory, start, generator)
+        if (sample := _sample(name, pattern, window, clozes)) is not None
+    ]
+    return Group(tuple(sample for sample, _ in pairs), tuple(weight for _, weight in pairs)) if pairs else None
+
+
+def _sample(name: str, pattern: Pattern, window: Trajectory, clozes: Clozes) -> Sample | None:
+    try:
+        return build(name, pattern, window, clozes.representation)
+    except UnaskableError:
+        return None
+
+
+def _windows(
+    clozes: Clozes, pattern: Pattern, trajectory: Trajectory, start: int, generator: np.random.Generator
+) -> Sequence[Trajectory]:
+    """The windows a pattern is applied to: none where it does not fit, several where actions are imagined."""
+    if start + pattern.length > len(trajectory):
+        return ()
+    window = window_at(trajectory, start, pattern.length)
+    if not (clozes.imagined and pattern.dynamics) or pattern.task == "order" or pattern.choices:
+        return (window,)
+    world = simulator(window.world)
+    if pattern.task != "actions":
+        others = [a for a in range(len(world.actions)) if a != window.actions[-1]]
+        chosen = generator.permutation(others)[: clozes.imagined]
+        return tuple(imagined(window, [window.actions[-1], *map(int, chosen)]))
+    if pattern.asked[-1].time < pattern.length - 1:
+        return (window,)
+    # Only outcomes that can be seen tell which action it was.
+    telling = tuple(w for w in imagined(window) if world.facts(w.snapshots[-1]) != world.facts(w.snapshots[-2]))
+    return telling or (window,)
 
 
 def _sources(stores: Sequence[TrajectoryStore], mixture: Mapping[str, Source]) -> list[Source]:

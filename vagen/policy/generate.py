@@ -68,7 +68,6 @@ def generate_scored(
     return _generate(chat, prompts, max_new_tokens, batch, progress, automata, True)
 
 
-@torch.inference_mode()
 def score_answers(chat: Chat, prompts: Sequence[Asked], answers: Sequence[Sequence[str]]) -> list[NDArray[np.float64]]:
     """Log-probabilities of whole answers, ends of turns included, in one forward pass.
 
@@ -80,9 +79,19 @@ def score_answers(chat: Chat, prompts: Sequence[Asked], answers: Sequence[Sequen
     Returns:
         For each prompt, one log-probability in nats per answer.
     """
-    rows = []
-    for (prompt, pictures), texts in zip(prompts, answers, strict=True):
-        rows.append(pack([Encoded(prompt, chat.answer_tokens(text), tuple(pictures)) for text in texts]))
+    return score_encoded(
+        chat,
+        [
+            [Encoded(prompt, chat.answer_tokens(text), tuple(pictures)) for text in texts]
+            for (prompt, pictures), texts in zip(prompts, answers, strict=True)
+        ],
+    )
+
+
+@torch.inference_mode()
+def score_encoded(chat: Chat, samples: Sequence[Sequence[Encoded]]) -> list[NDArray[np.float64]]:
+    """Log-probabilities, in nats, of the answers of samples, in one forward pass with a row for each list of them."""
+    rows = [pack(row) for row in samples]
     ones, cells = [np.ones(len(row.targets)) for row in rows], [row.sample for row in rows]
     images = chat.image_tensors(distinct_pictures(rows))
     model = chat.policy.model

@@ -76,7 +76,7 @@ def build(config: Tiny, worlds: Iterable[str], seed: int) -> tuple[Any, Any]:
     ]
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
-        model, processor = make_model(config, words(worlds))
+        model, processor = make_model(config, [*words(worlds), *config.words])
         _spread_positions(model, config.position_std)
     # Greedy by default; the model says itself where answers end.
     model.generation_config.do_sample = False

@@ -7,7 +7,7 @@ import json
 import shutil
 import time
 import uuid
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Annotated, Any, Literal
@@ -45,6 +45,9 @@ MAY_CHANGE = (
     "train.validation",
     "train.report_to",
     "train.project",
+    "rl.evaluation",
+    "rl.diagnostics",
+    "rl.guard",
 )
 
 
@@ -59,6 +62,16 @@ def prepare(config: Config, ranks: int, start: Start) -> ClozeStream:
     """
     stream = open_stream(config)
     micro_batches(config.train, ranks)
+    prepare_output(config, start)
+    return stream
+
+
+def prepare_output(config: Config, start: Start) -> None:
+    """Check what a run needs besides its data, and make its folder.
+
+    Raises:
+        ConfigError, OutputError: as :func:`prepare`.
+    """
     check_installed(config.train.report_to)
     if config.train.offload.cpu_adam:
         _check_cpu_adam(config)
@@ -69,7 +82,6 @@ def prepare(config: Config, ranks: int, start: Start) -> ClozeStream:
         known_id(output)
         _check_unchanged(config, output / CONFIG)
     ensure_folder(output)
-    return stream
 
 
 def open_stream(config: Config) -> ClozeStream:
@@ -79,8 +91,7 @@ def open_stream(config: Config) -> ClozeStream:
     if config.model.path is not None:
         check_path(config.model.path)
     else:
-        for world in stream.worlds:
-            _check_size(world, config.model.tiny.image_size)
+        check_sizes(stream.worlds, config.model.tiny.image_size)
     return stream
 
 
@@ -116,20 +127,21 @@ def _check_cpu_adam(config: Config) -> None:
             )
 
 
-def _check_size(world: str, size: int) -> None:
-    """Refuse a world whose frames the tiny model's processor would have to resize."""
-    height, width, _ = simulator(world).observation_space.shape or (0, 0, 0)
-    if {height, width} != {size}:
-        raise ModelError(
-            f"world {world!r} draws {width}x{height} pixels and the tiny model sees {size}x{size}: set "
-            f"--model.tiny.image_size, and train worlds of one size together"
-        )
+def check_sizes(worlds: Iterable[str], size: int) -> None:
+    """Refuse worlds whose frames the tiny model's processor would have to resize."""
+    for world in worlds:
+        height, width, _ = simulator(world).observation_space.shape or (0, 0, 0)
+        if {height, width} != {size}:
+            raise ModelError(
+                f"world {world!r} draws {width}x{height} pixels and the tiny model sees {size}x{size}: set "
+                f"--model.tiny.image_size, and train worlds of one size together"
+            )
 
 
-def cloze_format(config: Config, stream: ClozeStream) -> ClozeFormat:
+def cloze_format(config: Config, worlds: Iterable[str]) -> ClozeFormat:
     """How a run writes its clozes."""
     clozes = config.clozes
-    return ClozeFormat(clozes.representation, clozes.explain, stream.worlds, tuple(clozes.weights))
+    return ClozeFormat(clozes.representation, clozes.explain, tuple(worlds), tuple(clozes.weights))
 
 
 # ----------------------------------------------------------------------------------------------- the folder of a run
@@ -145,7 +157,7 @@ def begin(config: Config) -> None:
     """Turn the output into the folder of a new run: whatever an earlier one left is removed."""
     output = Path(config.output)
     (output / RUN).unlink(missing_ok=True)  # first: a folder is a run while it has this, and the rest with it
-    for folder in (CHECKPOINTS, "tensorboard"):
+    for folder in (CHECKPOINTS, "tensorboard", "collected"):
         shutil.rmtree(output / folder, ignore_errors=True)
     for file in ("metrics.jsonl", "environment.json"):
         (output / file).unlink(missing_ok=True)
