@@ -42,8 +42,8 @@ class PackedActor(torch.nn.Module):
     Args:
         model: the policy.
         critic: ``head``: a linear layer on the policy's hidden states; ``model``: the same on a copy of the model.
-        reference: keep the policy as it is now, to be asked with ``reference=True``. Adapters are turned off for that;
-            a model without adapters is copied.
+        reference: keep a policy to be asked with ``reference=True``: the model without its adapters if it has any,
+            else a copy, which stays as it is unless :meth:`twins` are made equal.
         isolated: keep the critic's gradient from the policy's hidden states.
 
     Raises:
@@ -72,6 +72,14 @@ class PackedActor(torch.nn.Module):
         """The trainable parameters that are not the policy's."""
         parts = [part for part in (self.head, self.critic) if part is not None]
         return [parameter for part in parts for parameter in part.parameters() if parameter.requires_grad]
+
+    def twins(self) -> list[tuple[torch.nn.Parameter, torch.nn.Parameter]]:
+        """Each parameter of the policy with that of the copy that is its reference."""
+        return (
+            []
+            if self.reference is None
+            else list(zip(self.model.parameters(), self.reference.parameters(), strict=True))
+        )
 
     def forward(self, batch: Batch, reference: bool = False) -> torch.Tensor:
         """(3, N) log-probabilities, entropies and values, see :func:`outputs`; of the reference, (1, N)."""

@@ -1,7 +1,7 @@
 """Episodes that others played, written as a policy would have: with the true states in its responses.
 
-Self-play collection whose descriptions are replaced by what the simulator knows (SPA, Chen et al. 2025): the loss is on
-every token of a response, those of states included. Knows nothing about losses.
+Self-play collection whose descriptions are replaced by what the simulator knows (SPA, Chen et al. 2025). All tokens of
+a response are there to be predicted, those of states included. Knows nothing about losses.
 """
 
 from __future__ import annotations

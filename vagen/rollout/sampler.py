@@ -48,6 +48,7 @@ class Talk:
         self._end = min(chat.end_tokens & {chat.tokenizer.eos_token_id} or chat.end_tokens)
         self._opening = self._rendered([*self._system(), self._user()])
         self._bridge = self._between()
+        self._tokens: dict[tuple[str, tuple[int, ...]], NDArray[np.int64]] = {}  # of a text with an image of a shape
 
     def prompt(self, frame: Frame, before: Context | None) -> Asked:
         """The prompt of a turn in which ``frame`` is seen."""
@@ -57,9 +58,10 @@ class Talk:
         else:
             ids = np.concatenate([before.ids, self._expanded(self._bridge, frame)])
             pictures = (*before.pictures, picture)
-        images = [Image.fromarray(picture.pixels) for picture in pictures]
-        image_of = self.chat._images_of(ids, images)
-        inputs: Any = self.chat.image_tensors(pictures)
+        image_of = self.chat._images_of(ids, [Image.fromarray(picture.pixels) for picture in pictures])
+        inputs: Any = {}
+        if hasattr(self.chat.policy.model.model, "get_rope_index"):
+            inputs = self.chat.image_tensors(pictures)
         positions = self.chat._positions(torch.from_numpy(ids)[None], image_of, inputs).numpy()
         return Prompt(ids, positions, image_of), pictures
 
@@ -93,10 +95,14 @@ class Talk:
         return whole[whole.index(end, start) + len(end) :] if end in whole[start:] else whole[start:]
 
     def _expanded(self, text: str, frame: Frame) -> NDArray[np.int64]:
-        inputs = self.chat.policy.processor(
-            text=[text], images=[[Image.fromarray(frame)]], return_tensors="pt", add_special_tokens=False
-        )
-        return inputs["input_ids"][0].numpy()
+        key = (text, frame.shape)
+        if key not in self._tokens:
+            image = Image.fromarray(frame)
+            inputs = self.chat.policy.processor(
+                text=[text], images=[[image]], return_tensors="pt", add_special_tokens=False
+            )
+            self._tokens[key] = inputs["input_ids"][0].numpy()
+        return self._tokens[key]
 
 
 @dataclass
@@ -143,11 +149,12 @@ def rollout(
         numbers.append(members.setdefault(group, 0))
         members[group] += 1
     versions = provenance(world_id)
+    talk = Talk(chat, make(world_id), settings)
     worlds = [make(world_id) for _ in range(min(settings.batch, len(seeds)))]
     for start in range(0, len(seeds), settings.batch):
         stop = start + settings.batch
         chosen = zip(worlds, seeds[start:stop], groups[start:stop], numbers[start:stop], strict=False)
-        episodes = [_begin(chat, settings, split, *one) for one in chosen]
+        episodes = [_begin(talk, split, *one) for one in chosen]
         for _ in range(settings.turns):
             live = [episode for episode in episodes if not (episode.terminated or episode.truncated)]
             if live:
@@ -174,11 +181,11 @@ def rollout(
             )
 
 
-def _begin(chat: Chat, settings: Rollouts, split: Split, world: World, seed: int, group: int, number: int) -> _Playing:
+def _begin(talk: Talk, split: Split, world: World, seed: int, group: int, number: int) -> _Playing:
     frame, info = world.reset(seed=seed, options={"split": split})
     return _Playing(
         world=world,
-        talk=Talk(chat, world, settings),
+        talk=talk,
         seed=seed,
         group=group,
         generator=np.random.default_rng([seed, number, 2]),

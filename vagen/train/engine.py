@@ -8,7 +8,7 @@ import os
 import subprocess
 import sys
 import warnings
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import partial
@@ -270,8 +270,8 @@ class Engine:
         """One optimizer step over this process's micro-batches, of which every process must have as many.
 
         Args:
-            loss: (number of a batch, its outputs) -> its part of the loss. The loss of the step is the sum of the parts
-                of all batches of all processes.
+            loss: (number of a batch, its outputs) -> its part of the loss. The loss of the step is the sum of the
+                parts of all batches of all processes.
 
         Returns:
             The global gradient norm before clipping. Where it is no number, nothing is changed with ZeRO 0; with the
@@ -296,6 +296,15 @@ class Engine:
                         return norm
                 self._engine.step()
         return norm if self.zero_stage == 0 else float(self._engine.get_global_grad_norm())
+
+    @torch.no_grad()
+    def copy(self, pairs: Iterable[tuple[torch.nn.Parameter, torch.nn.Parameter]]) -> None:
+        """Give the second parameter of each pair, which is not trained, the values of the first."""
+        for one, other in pairs:
+            if self.zero_stage == 3:
+                other.ds_tensor.copy_(one.ds_tensor)  # type: ignore[attr-defined] - alike in shape, so spread alike
+            else:
+                other.copy_(one)
 
     def gather(self, own: T) -> list[T]:
         """What each process gives, in order of their ranks; all get all of it."""

@@ -16,7 +16,7 @@ from vagen.cloze.grammar import named
 from vagen.cloze.sample import Sample
 from vagen.cloze.scoring import score
 from vagen.cloze.statistics import wilson
-from vagen.config import Clozes, Config, Rl
+from vagen.config import Clozes, Config, ConfigError, Rl
 from vagen.data.mixture import weight_at
 from vagen.data.shards import read_trajectories, write_shards
 from vagen.data.stream import GROUP_TRIES, DataError, Group, ask
@@ -96,7 +96,11 @@ def in_numbers(episode: Episode) -> Played:
 
 
 def collect_pool(config: Config, rl: Rl, chat: Chat) -> None:
-    """Collect the episodes of the warm-up into the run's folder, unless they are there already."""
+    """Collect the episodes of the warm-up into the run's folder, unless they are there already.
+
+    Raises:
+        ConfigError: the policy is to collect them itself, and does nothing.
+    """
     warmup = rl.warmup
     for world in rl.rollouts.worlds:
         folder = Path(config.output) / COLLECTED / world
@@ -109,7 +113,12 @@ def collect_pool(config: Config, rl: Rl, chat: Chat) -> None:
         else:
             agent = make_agent(warmup.behaviour, warmup.epsilon)
             episodes = play(world, agent, seeds, "train", rl.rollouts.turns)
-        kept = (episode for episode in episodes if len(episode))
+        kept = [episode for episode in episodes if len(episode)]
+        if not kept:
+            raise ConfigError(
+                f"rl.warmup.behaviour={warmup.behaviour}: no action was taken in {len(seeds)} episodes of {world}; a "
+                "policy that does not write actions yet has to learn from another, such as random"
+            )
         write_shards(
             folder, kept, world=world, split="train", seed=config.seed, behaviour=warmup.behaviour, size=SHARD
         )

@@ -114,6 +114,11 @@ def prepare(config: Config, start: Start) -> Rl:
         raise ConfigError(
             "model.lora.dropout makes probabilities random, and reinforcement compares them: set it to 0"
         )
+    if config.model.lora.rank and rl.warmup.steps and rl.divergence.weight:
+        raise ConfigError(
+            "rl.divergence stays near the model without adapters, and rl.warmup moves away from it: leave one out, or "
+            "merge the adapters after a run of the warm-up alone"
+        )
     if rl.auxiliary.weight is not None or rl.warmup.clozes or rl.source == "clozes":
         for name, pattern in _patterns(config).items():
             for world in worlds:
@@ -142,7 +147,7 @@ def train(config: Config, start: Start = "new") -> Outcome:
         dtype = torch.bfloat16 if config.train.precision == "bf16" else torch.float32
         policy = create(config.model, cloze_format(config, rl.rollouts.worlds), config.seed, dtype)
         policy.model.train()
-        engine = _engine(config, rl, policy)
+        engine, actor = _engine(config, rl, policy)
         seed_random(config.seed + rank)
         newest, done, best, state = checkpoints.newest(), 0, None, State()
         if newest:
@@ -154,7 +159,7 @@ def train(config: Config, start: Start = "new") -> Outcome:
         if rank == 0:
             environment.record(output, done, ranks)
             metrics = stack.enter_context(Metrics(output, done, total, start_reporters(config, id, done)))
-        learner = _Learner(config, rl, engine, policy, rank, ranks)
+        learner = _Learner(config, rl, engine, actor, policy, rank, ranks)
         learner.collect()
         saved, stopped, ended, interval = done, None, False, _Interval()
         for step in range(done + 1, total + 1):
@@ -187,14 +192,15 @@ def train(config: Config, start: Start = "new") -> Outcome:
         return Outcome(latest_model(output), saved, stopped)
 
 
-def _engine(config: Config, rl: Rl, policy: Policy) -> Engine:
+def _engine(config: Config, rl: Rl, policy: Policy) -> tuple[Engine, PackedActor]:
     critic = rl.critic.kind if needs_critic(rl) else "none"
     actor = PackedActor(policy.model, critic, reference=rl.divergence.weight > 0, isolated=rl.critic.isolated)
     groups = ()
     if critic != "none":
         groups = (ParameterGroup(actor.critic_parameters(), False, config.optimizer.lr * rl.critic.lr, 0.0),)
     factor = partial(_rate_factor, config, rl)
-    return Engine(policy.model, config.train, config.optimizer, 0, wrapped=Wrapped(actor, groups), factor=factor)
+    wrapped = Wrapped(actor, groups)
+    return Engine(policy.model, config.train, config.optimizer, 0, wrapped=wrapped, factor=factor), actor
 
 
 def _rate_factor(config: Config, rl: Rl, update: int) -> float:
@@ -248,8 +254,11 @@ class _Tokens:
 class _Learner:
     """Plays, and learns from what was played."""
 
-    def __init__(self, config: Config, rl: Rl, engine: Engine, policy: Policy, rank: int, ranks: int):
+    def __init__(
+        self, config: Config, rl: Rl, engine: Engine, actor: PackedActor, policy: Policy, rank: int, ranks: int
+    ):
         self.config, self.rl, self.engine, self.rank, self.ranks = config, rl, engine, rank, ranks
+        self._actor = actor
         self.chat = Chat(policy)
         self._nothing = self._empty_batch()
         self._pool: Pool | None = None
@@ -306,6 +315,8 @@ class _Learner:
     # ----------------------------------------------------------------------------------------------------- reinforcing
 
     def _reinforce(self, step: int, state: State) -> tuple[dict[str, float], State]:
+        if step == 0:
+            self.engine.copy(self._actor.twins())  # the reference is what reinforcement begins with
         began = time.perf_counter()
         with self.engine.gathered():
             episodes = self._play(step)
@@ -444,7 +455,8 @@ class _Learner:
         weight = 0.0 if settings.weight is None else weight_at(settings.weight, progress)
         if not weight:
             return []
-        assert self._pool is not None and self._batcher is not None, "made where there are clozes"
+        assert self._pool is not None, "collected before the first step"
+        assert self._batcher is not None, "made where there are clozes"
         groups = []
         order = np.random.default_rng([self.config.seed, update, 9]).permutation(self.rl.rollouts.groups)
         for row in range(settings.rows):
