@@ -3,7 +3,7 @@
 import argparse
 import os
 from collections.abc import Iterator
-from typing import Any
+from typing import Any, get_args
 
 from pydantic_core import PydanticUndefined
 
@@ -44,10 +44,15 @@ def _configuration() -> str:
 
 def _keys(section: type[Section], prefix: str) -> Iterator[tuple[str, str, str]]:
     for name, info in section.model_fields.items():
-        if isinstance(info.annotation, type) and issubclass(info.annotation, Section):
-            yield f"{prefix}{name}", "", (info.annotation.__doc__ or "").split("\n\n")[0].replace("\n", " ")
-            yield from _keys(info.annotation, f"{prefix}{name}.")
-        else:
+        sections = [
+            kind
+            for kind in (info.annotation, *get_args(info.annotation))
+            if isinstance(kind, type) and issubclass(kind, Section)
+        ]
+        for inner in sections:
+            yield f"{prefix}{name}", "", (inner.__doc__ or "").split("\n\n")[0].replace("\n", " ")
+            yield from _keys(inner, f"{prefix}{name}.")
+        if not sections:
             default = "" if info.default is PydanticUndefined else f"`{info.default!r}`"
             yield f"{prefix}{name}", default.replace("|", "\\|"), info.description or ""
 

@@ -462,7 +462,8 @@ class _Learner:
         for row in range(settings.rows):
             group = int(order[row % len(order)])
             if group % self.ranks == self.rank:
-                theirs = [e.rollout.trajectory for e in episodes if e.group == group and len(e.rollout.trajectory)]
+                played = [e.rollout for e in episodes if e.group == group and not e.rollout.error]
+                theirs = [one.trajectory for one in played if len(one.trajectory)]
                 if theirs and (asked := self._pool.about(theirs, update, row, progress)) is not None:
                     groups.append(asked)
         batches = [self._batcher.batch(chunk) for chunk in self._chunks(groups)]
@@ -598,11 +599,11 @@ def choose_groups(played: Sequence[Played], rl: Rl) -> tuple[list[int], dict[str
     groups = torch.tensor([one.group for one in played])
     outcomes = torch.tensor([one.outcome for one in played], dtype=torch.float64)
     forms = torch.tensor([one.total - one.outcome for one in played], dtype=torch.float64)
-    ddof = 0 if settings.strategy == "vagen" else 1
-    gate = filters.outcome_gate(outcomes, forms, groups, settings.score, ddof)
+    kind, ddof = ("variance", 0) if settings.strategy == "vagen" else (settings.score, 1)
+    gate = filters.outcome_gate(outcomes, forms, groups, kind, ddof)
     scores = gate.scores
     if not settings.outcome_gate:
-        scores = filters.group_scores(outcomes + forms, groups, settings.score, ddof)
+        scores = filters.group_scores(outcomes + forms, groups, kind, ddof)
     kept = filters.select_groups(
         scores, settings.strategy, settings.value, settings.mode, settings.largest, settings.include_zero
     )
