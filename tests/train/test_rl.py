@@ -25,7 +25,7 @@ from vagen.train.playing import COLLECTED, Played, Pool
 
 ROOT = Path(__file__).parents[2]
 slow = pytest.mark.slow
-WRITES = {"warmup": {"steps": 60, "rows": 4}}  # long enough to write actions at all
+WRITES = {"warmup": {"steps": 50, "rows": 8, "lr": 2}}  # long enough to write actions
 PPO = {
     "rollouts": {"context": "concat", "members": 1, "groups": 8},
     "advantage": {"estimator": "bi_level_gae", "whiten": True},
@@ -49,14 +49,14 @@ def weights(run: Path, step: int) -> dict[str, torch.Tensor]:
 
 @pytest.fixture(scope="module")
 def ppo(reinforce) -> Path:
-    return reinforce(rl={**PPO, **WRITES}, train={"checkpoint_every": 61})
+    return reinforce(rl={**PPO, **WRITES}, train={"checkpoint_every": 100})
 
 
 # --------------------------------------------------------------------------------------------------- what an update is
 
 
 def test_ratios_of_the_first_update_are_exactly_one(ppo):
-    for record in records(ppo)[60:]:
+    for record in records(ppo)[50:]:
         assert record["ratio/first_gap"] == 0.0, "old log-probabilities are not those of the update's own plan"
         assert 0 < record["gap/sampler_max"] < 1e-5, "sampler and trainer compute different things"
         assert record["epochs"] == 2
@@ -91,16 +91,15 @@ def test_only_the_critic_learns_while_it_warms_up(reinforce):
         "advantage": {"estimator": "gae"},
         "critic": {"kind": "model", "warmup": 1},
         "rewards": {"format": 0.1},
-        "warmup": {"steps": 30, "rows": 4},
+        **WRITES,
     }
-    run = reinforce(optimizer={"weight_decay": 0.0}, train={"steps": 2, "keep_checkpoints": 3}, rl=changes)
-    before, warmed, after = (weights(run, step) for step in (30, 31, 32))
-    # AdamW goes on with what it remembers of the warm-up, so the policy is compared by its gradient
-    gradient = records(run)[30]
-    assert "loss" not in gradient, "the policy's loss counted in the critic's warm-up"
-    assert gradient["loss/value"] > 0
-    assert "loss" in records(run)[31]
-    assert before.keys() == warmed.keys() == after.keys(), "the critic is saved as part of the policy"
+    run = reinforce(train={"steps": 2, "checkpoint_every": 100}, rl=changes)
+    # AdamW goes on with what it remembers of the warm-up, so weights do not tell what the losses were
+    first, second = records(run)[50:]
+    assert "loss" not in first, "the policy's loss counted in the critic's warm-up"
+    assert first["loss/value"] > 0
+    assert "loss" in second
+    assert not any("critic" in name or "head" in name.split(".") for name in weights(run, 52)), "saved with the policy"
 
 
 # -------------------------------------------------------------------------------------------------------------- clozes
@@ -118,13 +117,15 @@ def test_clozes_about_own_episodes_have_exact_labels(reinforce, rl_values, monke
         return group
 
     monkeypatch.setattr(Pool, "about", noted)
-    run = reinforce(rl={**WRITES, "auxiliary": {"weight": 0.5, "rows": 6, "gate": "sigmoid"}}, train={"steps": 2})
+    run = reinforce(
+        rl={**WRITES, "auxiliary": {"weight": 0.5, "rows": 6, "gate": "sigmoid"}}, train={"checkpoint_every": 100}
+    )
     assert len(asked) > 20, "hardly anything was asked"
     seen = {json.dumps(snapshot, sort_keys=True) for episode in made for snapshot in episode.snapshots}
     for sample in asked:
         assert score(sample, sample.answer).correct, f"{sample.name}: a wrong label"
         assert json.dumps(sample.window.snapshots[0], sort_keys=True) in seen, f"{sample.name}: not of this batch"
-    assert all(record["labels"] > 0 for record in records(run)[60:])
+    assert all(record["labels"] > 0 for record in records(run)[50:])
 
 
 def test_clozes_themselves_are_rewarded_by_their_score(reinforce):
@@ -243,7 +244,7 @@ def test_groups_that_differ_in_form_alone_are_phantoms(rl_values, tmp_path):
         ({"rl": {"rewards": {"format": 0.5}}}, "keep them below 0.5"),
         ({"model": {"tiny": {"image_size": 48}}}, "draws 32x32 pixels"),
         ({"model": {"lora": {"rank": 2, "dropout": 0.1}}}, "set it to 0"),
-        ({"rl": {"auxiliary": {"weight": 1}}, "clozes": {"weights": {"o0 -> b0?9": 1}}}, "slot|option"),
+        ({"rl": {"auxiliary": {"weight": 1}}, "clozes": {"weights": {"o0 o1 -> a0?5": 1}}}, "fewer than the options"),
     ],
 )
 def test_what_cannot_work_is_refused_before_anything_starts(reinforce, tmp_path, changes, message):

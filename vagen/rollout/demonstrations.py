@@ -14,7 +14,7 @@ from vagen.data.frames import frames_of
 from vagen.mdp import Trajectory
 from vagen.policy.chat import Chat, Encoded
 from vagen.rollout.responses import Response, write_response
-from vagen.rollout.sampler import Context, Talk
+from vagen.rollout.sampler import Talk
 from worlds import Frame
 from worlds.text import Representation, write_actions, write_facts
 
@@ -23,14 +23,13 @@ def demonstrate(chat: Chat, trajectory: Trajectory, settings: Rollouts) -> list[
     """The turns of an episode, at most ``settings.turns``, one action in each; the response is what is predicted."""
     talk = Talk(chat, simulator(trajectory.world), settings)
     frames: list[Frame] = list(frames_of(trajectory))
-    context: Context | None = None
     turns = []
     for time in range(min(len(trajectory), settings.turns)):
-        asked = talk.prompt(frames[time], context)
+        prompt, pictures = talk.prompt(frames[time], trajectory.snapshots[time])
         text = write_response(true_response(trajectory, time, chat.policy.format.representation), settings.strategy)
         response = np.asarray(chat.answer_tokens(text))
-        turns.append(Encoded(asked[0], response, tuple(asked[1])))
-        context = talk.after(asked, response)
+        turns.append(Encoded(prompt, response, tuple(pictures)))
+        talk.respond(response)
     return turns
 
 

@@ -40,7 +40,7 @@ class Context:
     pictures: tuple[Picture, ...]
 
 
-class Talk:
+class Prompts:
     """Turns of one policy about one world, as tokens."""
 
     def __init__(self, chat: Chat, world: World, settings: Rollouts):
@@ -105,12 +105,31 @@ class Talk:
         return self._tokens[key]
 
 
+class Talk:
+    """Turns about one world that somebody else played, as prompts."""
+
+    def __init__(self, chat: Chat, world: World, settings: Rollouts):
+        self._prompts = Prompts(chat, world, settings)
+        self._context: Context | None = None
+        self._asked: Asked | None = None
+
+    def prompt(self, frame: Frame, snapshot: Snapshot) -> Asked:
+        """The prompt of the next turn, in which ``frame`` is seen of a state."""
+        self._asked = self._prompts.prompt(frame, self._context)
+        return self._asked
+
+    def respond(self, response: NDArray[np.int64]) -> None:
+        """What was written in it."""
+        assert self._asked is not None, "prompts come before responses"
+        self._context = self._prompts.after(self._asked, response)
+
+
 @dataclass
 class _Playing:
     """One episode while it is played."""
 
     world: World
-    talk: Talk
+    prompts: Prompts
     seed: int
     group: int
     generator: np.random.Generator
@@ -149,12 +168,12 @@ def rollout(
         numbers.append(members.setdefault(group, 0))
         members[group] += 1
     versions = provenance(world_id)
-    talk = Talk(chat, make(world_id), settings)
+    prompts = Prompts(chat, make(world_id), settings)
     worlds = [make(world_id) for _ in range(min(settings.batch, len(seeds)))]
     for start in range(0, len(seeds), settings.batch):
         stop = start + settings.batch
         chosen = zip(worlds, seeds[start:stop], groups[start:stop], numbers[start:stop], strict=False)
-        episodes = [_begin(talk, split, *one) for one in chosen]
+        episodes = [_begin(prompts, split, *one) for one in chosen]
         for _ in range(settings.turns):
             live = [episode for episode in episodes if not (episode.terminated or episode.truncated)]
             if live:
@@ -181,11 +200,11 @@ def rollout(
             )
 
 
-def _begin(talk: Talk, split: Split, world: World, seed: int, group: int, number: int) -> _Playing:
+def _begin(prompts: Prompts, split: Split, world: World, seed: int, group: int, number: int) -> _Playing:
     frame, info = world.reset(seed=seed, options={"split": split})
     return _Playing(
         world=world,
-        talk=talk,
+        prompts=prompts,
         seed=seed,
         group=group,
         generator=np.random.default_rng([seed, number, 2]),
@@ -198,7 +217,7 @@ def _begin(talk: Talk, split: Split, world: World, seed: int, group: int, number
 
 
 def _turn(chat: Chat, live: Sequence[_Playing], settings: Rollouts, temperature: float) -> None:
-    asked = [episode.talk.prompt(episode.frame, episode.context) for episode in live]
+    asked = [episode.prompts.prompt(episode.frame, episode.context) for episode in live]
     answers = sample(chat, asked, [episode.generator for episode in live], settings.tokens, temperature)
     for episode, own, answer in zip(live, asked, answers, strict=True):
         parsed = read_response(answer.text, settings.strategy)
@@ -207,7 +226,7 @@ def _turn(chat: Chat, live: Sequence[_Playing], settings: Rollouts, temperature:
         episode.turns.append(
             Turn(*own, answer.tokens, answer.log_probs, answer.text, parsed, actions, steps, paid, cut)  # type: ignore[arg-type]
         )
-        episode.context = episode.talk.after(own, answer.tokens)
+        episode.context = episode.prompts.after(own, answer.tokens)
 
 
 def _act(episode: _Playing, parsed: Response | None, most: int) -> tuple[tuple[int, ...], int, float]:
