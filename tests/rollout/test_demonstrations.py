@@ -1,5 +1,7 @@
 """Other people's episodes as responses with the truth in them: what is trained, token by token."""
 
+from itertools import pairwise
+
 import numpy as np
 import pytest
 
@@ -39,7 +41,7 @@ def test_every_token_of_the_true_states_is_trained(chat, trajectories, context):
         assert read_actions(parsed.answer, world.actions) == (episode.actions[number],)
         assert trained[-1] in chat.end_tokens
     if context == "concat":
-        for before, after in zip(turns, turns[1:], strict=False):
+        for before, after in pairwise(turns):
             length = len(before.prompt.ids) + len(before.answer)
             shown = np.concatenate([before.prompt.ids, before.answer])
             np.testing.assert_array_equal(after.prompt.ids[:length], shown, err_msg="a turn was written anew")

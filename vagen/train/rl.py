@@ -15,7 +15,7 @@ from contextlib import ExitStack
 from dataclasses import asdict, dataclass, replace
 from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 import torch
@@ -33,7 +33,6 @@ from vagen.policy.chat import Chat, Encoded, Picture
 from vagen.policy.packing import Batch, Row, pack
 from vagen.policy.policy import Policy, check_path, create
 from vagen.rl import filters, losses
-from vagen.rl.diagnostics import clip_shares, log_prob_gap, pass_at_k
 from vagen.rollout.demonstrations import demonstrate
 from vagen.train import environment
 from vagen.train.checkpoints import Best, seed_random
@@ -63,7 +62,6 @@ from vagen.train.playing import (
     in_numbers,
     play_clozes,
     play_worlds,
-    share_of,
     success_metrics,
     successes,
 )
@@ -72,6 +70,7 @@ from vagen.train.run import Start, check_sizes, cloze_format, latest_model, prep
 from vagen.train.schedule import rate_factor
 from vagen.train.session import open_run
 from vagen.train.signals import StopRequest
+from vagen.train.watching import Interval, Sums, Tokens, gap_metrics, largest_of, rollout_metrics
 
 SUCCESS = "eval/success"  # the metric whose best checkpoint is kept
 LARGEST_FIRST_GAP = 1e-3  # between log-probabilities before and in the first update: more means another computation
@@ -161,7 +160,7 @@ def train(config: Config, start: Start = "new") -> Outcome:
             metrics = stack.enter_context(Metrics(output, done, total, start_reporters(config, id, done)))
         learner = _Learner(config, rl, engine, actor, policy, rank, ranks)
         learner.collect()
-        saved, stopped, ended, interval = done, None, False, _Interval()
+        saved, stopped, ended, interval = done, None, False, Interval()
         for step in range(done + 1, total + 1):
             began = time.perf_counter()
             values, state = learner.step(step - 1, state)
@@ -181,7 +180,7 @@ def train(config: Config, start: Start = "new") -> Outcome:
             if step % config.train.log_every == 0 or last or measured_now:
                 if metrics:
                     metrics.report(step, interval.summary() | measured_now)
-                interval = _Interval()
+                interval = Interval()
             if step % config.train.checkpoint_every == 0 or last or (best is not None and best.step == step):
                 rows = step * rl.rollouts.groups * rl.rollouts.members
                 keep = config.train.keep_checkpoints
@@ -230,25 +229,11 @@ class _Part:
         gated: for ``labels``, by how far the policy is behind.
     """
 
-    kind: str
+    kind: Literal["policy", "labels", "nothing"]
     batch: Batch
     micro: Micro | None = None
     scale: float = 0.0
     gated: bool = False
-
-
-@dataclass(frozen=True)
-class _Tokens:
-    """The numbers of a micro-batch's targets, (N,) each, on the device; see :class:`Measured` and :class:`Target`."""
-
-    old: torch.Tensor
-    sampled: torch.Tensor
-    values: torch.Tensor
-    reference: torch.Tensor
-    advantages: torch.Tensor
-    returns: torch.Tensor
-    weights: torch.Tensor
-    value_weights: torch.Tensor
 
 
 class _Learner:
@@ -305,7 +290,7 @@ class _Learner:
         if warmup.clozes and self._batcher is not None:
             groups = [self._pool.group(step, row, 0.0) for row in own]
             parts += self._labelled([self._batcher.batch(chunk) for chunk in self._chunks(groups)], warmup.clozes)
-        sums = _Sums()
+        sums = Sums()
         parts = self._evened(parts)
         norm = self.engine.update([part.batch for part in parts], partial(self._loss, parts, {}, sums, True))
         found = sums.over_all(self.engine)
@@ -371,7 +356,7 @@ class _Learner:
         generator = np.random.default_rng([self.config.seed, step, 8])
         first = True
         for epoch in range(self.rl.policy.epochs):
-            sums = _Sums()
+            sums = Sums()
             for place in generator.permutation(len(chunks)).tolist():
                 parts = [_Part("policy", micro.batch, micro) for micro in plans[place]]
                 update = (step * self.rl.policy.epochs + epoch) * len(chunks) + place
@@ -429,7 +414,7 @@ class _Learner:
         wanted: Mapping[int, Target],
         lengths: dict[int, NDArray[np.int64]],
         scale: float,
-    ) -> _Tokens | None:
+    ) -> Tokens | None:
         """The numbers of a micro-batch's targets."""
         if not micro.turns:
             return None
@@ -438,7 +423,7 @@ class _Learner:
             return in_order(dict(of_episode), lengths, micro).to(self.engine.device)
 
         episodes = {number for number, _ in micro.turns}
-        return _Tokens(
+        return Tokens(
             *(
                 ordered({n: getattr(numbers[n], name) for n in episodes})
                 for name in ("old", "sampled", "values", "reference")
@@ -488,8 +473,8 @@ class _Learner:
     def _loss(
         self,
         parts: Sequence[_Part],
-        tokens: Mapping[int, _Tokens | None],
-        sums: _Sums,
+        tokens: Mapping[int, Tokens | None],
+        sums: Sums,
         learning: bool,
         number: int,
         stacked: torch.Tensor,
@@ -510,7 +495,7 @@ class _Learner:
             loss = loss + settings.weight * value
         return loss
 
-    def _label_loss(self, part: _Part, said: Outputs, sums: _Sums) -> torch.Tensor:
+    def _label_loss(self, part: _Part, said: Outputs, sums: Sums) -> torch.Tensor:
         weights = part.batch.weights.to(said.log_probs.device) * part.scale
         if part.gated:
             weights = weights * losses.sigmoid_gate(-said.log_probs, self.rl.auxiliary.sharpness)
@@ -518,7 +503,7 @@ class _Learner:
         sums.add("labels", float(loss.detach()))
         return loss
 
-    def _policy_loss(self, said: Outputs, own: _Tokens, sums: _Sums) -> torch.Tensor:
+    def _policy_loss(self, said: Outputs, own: Tokens, sums: Sums) -> torch.Tensor:
         settings, divergence = self.rl.policy, self.rl.divergence
         bounds = (settings.clip_low, settings.clip_high, settings.dual_clip)
         per_token = losses.ppo_clip(said.log_probs, own.old, own.advantages, *bounds)
@@ -620,108 +605,3 @@ def choose_groups(played: Sequence[Played], rl: Rl) -> tuple[list[int], dict[str
 def chunks_of(groups: Sequence[int], number: int) -> list[list[int]]:
     """Groups in so many parts of nearly equal size, or in as many as there are groups."""
     return [part.tolist() for part in np.array_split(np.asarray(groups), min(number, len(groups)))]
-
-
-# ------------------------------------------------------------------------------------------------------------- metrics
-
-
-def rollout_metrics(played: Sequence[Played], members: int) -> dict[str, float]:
-    """What can be said about a step's episodes, those of all processes."""
-    sound = [one for one in played if not one.error]
-    responses = max(1, sum(len(one.lengths) for one in sound))
-    values = {
-        "success": share_of(sound, lambda one: one.success),
-        "reward": share_of(sound, lambda one: one.total),
-        "rollout/turns": share_of(sound, lambda one: len(one.lengths)),
-        "rollout/steps": share_of(sound, lambda one: one.steps),
-        "rollout/truncated": share_of(sound, lambda one: one.truncated),
-        "rollout/errors": float(len(played) - len(sound)),
-        "rollout/response_tokens": sum(sum(one.lengths) for one in sound) / responses,
-        "rollout/formed": sum(one.formed for one in sound) / responses,
-        "rollout/cut": sum(one.cut for one in sound) / responses,
-    }
-    for part in ("task", "format", "state_estimation", "transition"):
-        values[f"reward/{part}"] = share_of(sound, lambda one, part=part: one.parts[part])
-    for world in sorted({one.world for one in sound}):
-        values[f"success/{world}"] = share_of([one for one in sound if one.world == world], lambda one: one.success)
-    groups = sorted({one.group for one in sound})
-    sizes = torch.tensor([sum(one.group == group for one in sound) for group in groups])
-    right = torch.tensor([sum(one.success for one in sound if one.group == group) for group in groups])
-    if groups and int(sizes.min()) == members > 1:
-        values[f"pass@{members}"] = float(pass_at_k(sizes, right, members).mean())
-    return values
-
-
-def gap_metrics(everyone: Sequence[Measured]) -> dict[str, float]:
-    """How far the trainer is from the sampler on the sampler's own tokens."""
-    old = torch.from_numpy(np.concatenate([one.old for one in everyone]))
-    sampled = torch.from_numpy(np.concatenate([one.sampled for one in everyone]))
-    gap = log_prob_gap(old, sampled, torch.ones_like(old))
-    return {"gap/sampler": gap.mean_abs, "gap/sampler_max": gap.max_abs, "gap/sampler_kl": gap.kl}
-
-
-class _Sums:
-    """Sums over the parts of updates, and means over tokens."""
-
-    def __init__(self) -> None:
-        self._sums: dict[str, float] = {}
-        self._means: dict[str, float] = {}
-        self._tokens = 0
-        self.first_gap = 0.0  # of the parts so far
-
-    def add(self, name: str, value: float) -> None:
-        self._sums[name] = self._sums.get(name, 0.0) + value
-
-    def policy(self, said: Outputs, own: _Tokens, bounds: tuple[float, float, float | None]) -> None:
-        """Note how far a part's policy has moved from before the update."""
-        new, count = said.log_probs.detach(), len(said.log_probs)
-        everywhere = torch.ones_like(new)
-        moved = log_prob_gap(new, own.old, everywhere)
-        self.first_gap = max(self.first_gap, moved.max_abs)
-        clipped = clip_shares(new, own.old, own.advantages, everywhere, *bounds)
-        errors = (own.returns - own.values).square()
-        means = {
-            "entropy": float(said.entropies.detach().mean()),
-            "kl/update": moved.kl,
-            "clip/high": clipped.high,
-            "clip/low": clipped.low,
-            "clip/dual": clipped.dual,
-            "kl/reference": float(losses.kl(new, own.reference, "k3").mean()),
-            "advantage/size": float(own.advantages.abs().mean()),
-            "values/error": float(errors.mean()),
-        }
-        for name, value in means.items():
-            self._means[name] = self._means.get(name, 0.0) + value * count
-        self._tokens += count
-
-    def over_all(self, engine: Engine) -> dict[str, float]:
-        """Sums and means over all processes; the same names everywhere."""
-        gathered = engine.gather((self._sums, self._means, self._tokens))
-        tokens = sum(count for _, _, count in gathered)
-        values: dict[str, float] = {}
-        for sums, _, _ in gathered:
-            for name, value in sums.items():
-                values[name] = values.get(name, 0.0) + value
-        for _, means, _ in gathered:
-            for name, value in means.items():
-                values[name] = values.get(name, 0.0) + value / tokens
-        return values
-
-
-def largest_of(engine: Engine, value: float) -> float:
-    """The largest of what the processes have."""
-    return max(engine.gather(value))
-
-
-class _Interval:
-    """Means of the steps' metrics between two reports."""
-
-    def __init__(self) -> None:
-        self._values: dict[str, list[float]] = {}
-
-    def add(self, values: Mapping[str, float]) -> None:
-        for name, value in values.items():
-            self._values.setdefault(name, []).append(value)
-
-    def summary(self) -> dict[str, float]:
-        return {name: sum(values) / len(values) for name, values in self._values.items()}
