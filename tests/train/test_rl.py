@@ -296,7 +296,7 @@ def test_a_run_that_is_killed_goes_on_as_if_it_had_not_been(reinforce, rl_values
     output = tmp_path / "killed"
     values = rl_values(output, **changes)
     process = subprocess.Popen(command(values, tmp_path), env=environment(), cwd=tmp_path)
-    deadline = time.monotonic() + 300
+    deadline = time.monotonic() + 900
     while not (output / "checkpoints" / "step-000005").exists():
         assert process.poll() is None, "ended before it could be killed"
         assert time.monotonic() < deadline, "no checkpoint"

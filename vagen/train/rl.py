@@ -293,6 +293,8 @@ class _Learner:
         sums = Sums()
         parts = self._evened(parts)
         norm = self.engine.update([part.batch for part in parts], partial(self._loss, parts, {}, sums, True))
+        if not math.isfinite(norm):
+            raise DivergenceError(f"step {step} of the warm-up: a gradient is not finite; lower rl.warmup.lr")
         found = sums.over_all(self.engine)
         self.engine.stopwatch.take()
         return {"loss": found.get("labels", 0.0), "grad_norm": norm, "lr": self.engine.lr}
@@ -359,7 +361,7 @@ class _Learner:
             sums = Sums()
             for place in generator.permutation(len(chunks)).tolist():
                 parts = [_Part("policy", micro.batch, micro) for micro in plans[place]]
-                update = (step * self.rl.policy.epochs + epoch) * len(chunks) + place
+                update = (step * self.rl.policy.epochs + epoch) * self.rl.policy.minibatches + place
                 parts = self._evened(parts + self._auxiliary(step, update, episodes))
                 tokens = {
                     number: self._tokens(part.micro, of_number, wanted, lengths, scale)
