@@ -70,6 +70,7 @@ def _expected_errors() -> tuple[type[ValueError], ...]:
         "vagen.data.places": ["DataError"],
         "vagen.policy.policy": ["ModelError"],
         "vagen.rollout.rollouts": ["RolloutError"],
+        "vagen.rl.rewards": ["RewardError"],
         "vagen.evaluate.report": ["ReportError"],
         "vagen.hub": ["HubError"],
         "vagen.evaluate.compare": ["CompareError"],
@@ -161,7 +162,13 @@ def _parser() -> argparse.ArgumentParser:
     verb.add_argument("--seed", type=_natural, default=0)
     verb.add_argument("--output", type=Path, required=True)
 
-    verb = _verb(verbs, "train", _train, "train a policy with cloze objectives", True)
+    verb = _verb(
+        verbs,
+        "train",
+        _train,
+        "train a policy with cloze objectives, or by reinforcement where the configuration has a section rl",
+        True,
+    )
     verb.epilog = (
         f"{verb.epilog} SIGTERM or SIGINT ends the training after the current step, with a checkpoint; exit code 143 "
         "or 130."
@@ -497,16 +504,20 @@ def _train(args: argparse.Namespace, overrides: list[str]) -> int:
         raise UsageError("--processes starts processes itself, and a launcher has started this one: leave it out")
     processes = 1 if launched() else args.processes or _gpus() or 1
     if processes > 1:
-        from vagen.train.run import prepare
-
-        prepare(config, processes, args.start)
+        _prepare(config, processes, args.start)
         words = ["--config", args.config, *overrides, *([] if args.start == "new" else [f"--{args.start}"])]
         return run_processes(processes, words)
-    from vagen.evaluate.validation import Validation
-    from vagen.train.cloze import train
     from vagen.train.engine import stop_processes
 
-    outcome = train(config, args.start, Validation)
+    if config.rl is not None:
+        from vagen.train.rl import train as reinforce
+
+        outcome = reinforce(config, args.start)
+    else:
+        from vagen.evaluate.validation import Validation
+        from vagen.train.cloze import train
+
+        outcome = train(config, args.start, Validation)
     stop_processes()
     first = os.environ.get("RANK", "0") == "0"
     if outcome.stopped is not None:
@@ -520,6 +531,18 @@ def _train(args: argparse.Namespace, overrides: list[str]) -> int:
     if first:
         print(outcome.model)
     return 0
+
+
+def _prepare(config, processes: int, start) -> None:  # type: ignore[no-untyped-def]
+    """Check a training's inputs once, before its processes do."""
+    if config.rl is not None:
+        from vagen.train.rl import prepare as prepare_rl
+
+        prepare_rl(config, start)
+        return
+    from vagen.train.run import prepare
+
+    prepare(config, processes, start)
 
 
 def _inspect(args: argparse.Namespace, overrides: list[str]) -> int:

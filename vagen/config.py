@@ -27,9 +27,13 @@ from pydantic import (
     ValidationError,
     model_validator,
 )
+from pydantic_core import to_jsonable_python
 
 from vagen.files import write_text_atomically
 from worlds.text import Representation
+
+#: How an agent reasons in a turn; what each writes is said in :mod:`vagen.rollout.responses`.
+Strategy = Literal["no_think", "free_think", "grounding", "worldmodeling", "grounding_worldmodeling"]
 
 Share = Annotated[float, Field(ge=0, lt=1)]
 
@@ -112,6 +116,9 @@ class Tiny(Section):
         default=0.5, gt=0, description="initial vision positions, as large as patches: places are learned first"
     )
     rope_theta: float = Field(default=100.0, gt=1, description="small, for small heads and short contexts")
+    words: Names = Field(
+        default=(), description="written with few tokens beside the words of the worlds, such as the tags of responses"
+    )
 
     @model_validator(mode="after")
     def _sizes_fit(self) -> Self:
@@ -377,6 +384,179 @@ class Evaluate(Section):
     sampling: EvaluateSampling = EvaluateSampling()
 
 
+class Rollouts(Section):
+    """What a policy plays to learn from."""
+
+    worlds: Names = Field(min_length=1, description="groups take turns among them")
+    groups: PositiveInt = Field(default=8, description="groups per step, over all processes: so many initial states")
+    members: PositiveInt = Field(default=8, description="episodes of a group; 1 for PPO without groups")
+    strategy: Strategy = "free_think"
+    context: Literal["concat", "window", "no_concat"] = Field(
+        default="concat", description="what is seen in a turn: the whole conversation, its last turns, or the present"
+    )
+    window: PositiveInt = Field(default=2, description="turns seen with context window, the present one included")
+    turns: PositiveInt = Field(default=5, description="an episode is cut after so many responses")
+    actions: PositiveInt = Field(default=1, description="a response may list so many")
+    tokens: PositiveInt = Field(default=512, description="a response is cut after so many")
+    length: PositiveInt = Field(
+        default=8192, description="tokens of a prompt and the longest response to it; an episode is cut before more"
+    )
+    temperature: float = Field(default=1.0, gt=0)
+    batch: PositiveInt = Field(default=128, description="episodes played side by side by one process")
+
+
+class Rewards(Section):
+    """How much each part of the reward counts; see :class:`vagen.rl.rewards.RewardWeights`."""
+
+    task: float = Field(default=1.0, gt=0, description="times what the world pays")
+    format: float = Field(default=0.0, ge=0, description="for each response of the right form")
+    state_estimation: float = Field(default=0.0, ge=0, description="per turn, times how well <observation> describes")
+    transition: float = Field(default=0.0, ge=0, description="per turn, times how well <prediction> foretells")
+    success: float = Field(default=1.0, gt=0, description="what the worlds pay for success, for the check below")
+    most: float = Field(
+        default=0.5, gt=0, description="share of it that everything but the task may add up to over an episode"
+    )
+
+
+class Filter(Section):
+    """Which groups are learned from; see :func:`vagen.rl.filters.select_groups`."""
+
+    strategy: str = "none"
+    value: float = Field(default=0.9, description="the strategy's p or k")
+    mode: Literal["ragen_code", "ragen_paper"] = "ragen_code"
+    score: Literal["std", "variance"] = "std"
+    outcome_gate: bool = Field(default=True, description="variance that comes from the form alone does not count")
+    include_zero: bool = True
+    largest: bool = True
+    scale: Literal["none", "linear", "sqrt"] = Field(default="none", description="of the loss, by the share kept")
+
+
+class Advantage(Section):
+    """Who deserves the reward; see :data:`vagen.rl.advantages.ESTIMATORS`."""
+
+    estimator: str = "grpo"
+    gamma: float = Field(default=1.0, ge=0, le=1)
+    lam: float = Field(default=1.0, ge=0, le=1)
+    gamma_turn: float = Field(default=0.95, ge=0, le=1)
+    lam_turn: float = Field(default=1.0, ge=0, le=1)
+    whiten: bool = Field(default=False, description="over the tokens of the whole step")
+
+
+class PolicyLoss(Section):
+    """The policy's loss, and how often a batch is used."""
+
+    epochs: PositiveInt = Field(default=1, description="how often each episode is used")
+    minibatches: PositiveInt = Field(default=1, description="optimizer steps in an epoch")
+    clip_low: float = Field(default=0.2, ge=0, le=1)
+    clip_high: float = Field(default=0.28, ge=0)
+    dual_clip: float | None = Field(default=3.0, gt=1)
+    aggregation: Literal["token-mean", "seq-mean-token-mean", "seq-mean-token-sum"] = "token-mean"
+    positive: float = Field(default=1.0, ge=0, description="weight of tokens of positive advantage")
+    negative: float = Field(default=1.0, ge=0, description="weight of tokens of negative advantage")
+    entropy: float = Field(default=0.0, ge=0, description="bonus for the entropy of each token")
+    sampler_cap: float | None = Field(
+        default=None, gt=0, description="weigh tokens by trainer's over sampler's probability, at most this"
+    )
+    target_kl: float | None = Field(default=None, gt=0, description="the epochs end where an update has moved so far")
+
+
+class Divergence(Section):
+    """Staying near the policy that training began with."""
+
+    weight: float = Field(default=0.0, ge=0, description="0: there is no reference")
+    kind: Literal["k1", "k2", "k3"] = "k3"
+    where: Literal["loss", "reward"] = "loss"
+
+
+class Critic(Section):
+    """Values, for the estimators that need them."""
+
+    kind: Literal["head", "model"] = Field(
+        default="head", description="on the policy's hidden states, or a copy of the model with states of its own"
+    )
+    lr: float = Field(default=1.0, gt=0, description="relative to optimizer.lr")
+    weight: float = Field(default=0.5, gt=0, description="of its loss")
+    clip: float | None = Field(default=0.5, gt=0, description="how far a value may move and still be rewarded for it")
+    warmup: NonNegativeInt = Field(default=0, description="first steps in which it alone learns")
+    isolated: bool = Field(default=False, description="head: its loss does not change the policy's hidden states")
+
+
+class Auxiliary(Section):
+    """Cloze tests about the transitions of the batch, as an additional loss; which ones is said in ``clozes``."""
+
+    weight: Weight | None = Field(default=None, description="a number, or points as for clozes; none: no clozes")
+    rows: PositiveInt = Field(default=16, description="windows asked about in each optimizer step, over all processes")
+    gate: Literal["none", "sigmoid"] = Field(
+        default="none", description="sigmoid: answers count by how far the policy is behind them (SDAR)"
+    )
+    sharpness: float = Field(default=1.0, gt=0, description="of the gate")
+
+
+class WarmUp(Section):
+    """Supervised steps before reinforcement: collect, write the truth into responses, learn them and the clozes."""
+
+    steps: NonNegativeInt = 0
+    behaviour: Literal["random", "expert", "mixture", "self"] = Field(
+        default="random", description="random teaches the form of responses and nothing about acting; self: the policy"
+    )
+    epsilon: float = Field(default=0.5, ge=0, le=1, description="mixture: chance of a random action")
+    episodes: PositiveInt = Field(default=500, description="collected in each world")
+    rows: PositiveInt = Field(default=16, description="episodes per step, over all processes")
+    responses: float = Field(default=1.0, ge=0, description="weight of responses with the true state in them")
+    clozes: float = Field(default=0.0, ge=0, description="weight of clozes about the same episodes")
+    lr: float = Field(default=1.0, gt=0, description="relative to optimizer.lr")
+
+
+class Evaluation(Section):
+    """Playing the validation split while training."""
+
+    every: NonNegativeInt = Field(default=10, description="steps from one time to the next; 0: never")
+    episodes: PositiveInt = Field(default=128, description="per world")
+    split: Literal["val", "test"] = "val"
+    temperature: float = Field(default=0.0, ge=0, description="0: greedy")
+    seed: NonNegativeInt = 2
+    patience: PositiveInt | None = Field(
+        default=None, description="training ends where success has not risen for so many times in a row"
+    )
+
+
+class Guard(Section):
+    """What to do when a training goes wrong."""
+
+    action: Literal["skip", "stop"] = Field(default="skip", description="about a batch that is not finite")
+    most: PositiveInt = Field(default=3, description="skipped batches in a row that end the training")
+
+
+class Diagnostics(Section):
+    """Measurements that cost forward passes of their own."""
+
+    every: NonNegativeInt = Field(default=10, description="steps from one time to the next; 0: never")
+    turns: int = Field(default=16, gt=1, description="reasonings that mutual information is measured on")
+
+
+class Rl(Section):
+    """Multi-turn reinforcement learning; ``train.steps`` counts its steps, after those of the warm-up."""
+
+    source: Literal["worlds", "clozes"] = Field(
+        default="worlds", description="episodes of the worlds, or clozes about them, rewarded by exact scoring"
+    )
+    rollouts: Rollouts
+    rewards: Rewards = Rewards()
+    filter: Filter = Filter()
+    advantage: Advantage = Advantage()
+    policy: PolicyLoss = PolicyLoss()
+    divergence: Divergence = Divergence()
+    critic: Critic = Critic()
+    auxiliary: Auxiliary = Auxiliary()
+    warmup: WarmUp = WarmUp()
+    evaluation: Evaluation = Evaluation()
+    guard: Guard = Guard()
+    diagnostics: Diagnostics = Diagnostics()
+    row_tokens: PositiveInt = Field(
+        default=1024, description="episodes of a group share a packed row while it has at most so many tokens"
+    )
+
+
 class Config(Section):
     """A whole run."""
 
@@ -397,6 +577,7 @@ class Config(Section):
     optimizer: Optimizer = Optimizer()
     train: Train = Train()
     evaluate: Evaluate = Evaluate()
+    rl: Rl | None = Field(default=None, description="reinforcement learning instead of clozes from shards")
 
 
 def load(path: str | Path | None, overrides: Sequence[str] = ()) -> Config:
@@ -482,7 +663,7 @@ class Key:
 
     Attributes:
         name: dotted, as on a command line.
-        default: as YAML; empty for a section.
+        default: as YAML; empty for a section, and for what has to be given.
         meaning: the words it can be, and what it does; empty where its name says it all.
     """
 
@@ -491,18 +672,20 @@ class Key:
     meaning: str
 
 
-def described(section: Section = Config(), prefix: str = "") -> Iterator[Key]:  # noqa: B008 - it cannot be changed
+def described(section: type[Section] = Config, prefix: str = "") -> Iterator[Key]:
     """Every key a configuration can have, sections before what is in them."""
-    for name, info in type(section).model_fields.items():
-        value = getattr(section, name)
-        if isinstance(value, Section):
-            summary, _, _ = (type(value).__doc__ or "").partition("\n\n")
+    for name, info in section.model_fields.items():
+        kinds = (info.annotation, *get_args(info.annotation))
+        inner = next((kind for kind in kinds if isinstance(kind, type) and issubclass(kind, Section)), None)
+        if inner is not None:
+            summary, _, _ = (inner.__doc__ or "").partition("\n\n")
             yield Key(prefix + name, "", " ".join(summary.split()))
-            yield from described(value, f"{prefix}{name}.")
+            yield from described(inner, f"{prefix}{name}.")
             continue
         words = " or ".join(map(str, get_args(info.annotation))) if get_origin(info.annotation) is Literal else ""
         meaning = "; ".join(text for text in (words, info.description) if text)
-        yield Key(prefix + name, json.dumps(section.model_dump(mode="json")[name]), meaning)
+        default = "" if info.is_required() else json.dumps(to_jsonable_python(info.default))
+        yield Key(prefix + name, default, meaning)
 
 
 def environment(extra: Mapping[str, str] | None = None) -> dict[str, str]:

@@ -125,7 +125,7 @@ def adamw(model: torch.nn.Module, config: Config) -> torch.optim.Optimizer:
 def train_by_hand(config: Config, make_optimizer=adamw, clip: bool = True) -> Reference:
     """One row at a time, in one process, with torch alone: no engine, no accumulation, no collation of rows."""
     stream = ClozeStream(config.shards, config.clozes, config.seed, config.mixture)
-    policy = create(config.model, cloze_format(config, stream), config.seed)
+    policy = create(config.model, cloze_format(config, stream.worlds, stream.patterns), config.seed)
     chat = Chat(policy)
     cells = [(world, cloze) for world in stream.worlds for cloze in stream.patterns]
     batcher = Batcher(chat, answer_weights(chat, stream, config.train.balance), cells)
@@ -240,3 +240,65 @@ def without_compilers(tmp_path_factory) -> dict[str, str]:
         "HF_HUB_OFFLINE": "1",
         "PYTHONPATH": str(Path(__file__).parents[2]),
     }
+
+
+# ------------------------------------------------------------------------------------------------------- reinforcement
+
+SMALLEST = {"hidden_size": 32, "layers": 2, "vision_hidden_size": 32, "vision_layers": 1, "image_size": 32}
+TAGS = [f"<{mark}{tag}" for tag in ("answer", "think", "observation", "reasoning", "prediction") for mark in ("", "/")]
+
+
+def merged(values: dict, changes: dict) -> dict:
+    """A tree of values with some of its leaves replaced."""
+    result = dict(values)
+    for key, change in changes.items():
+        inner = result.get(key)
+        result[key] = merged(inner, change) if isinstance(change, dict) and isinstance(inner, dict) else change
+    return result
+
+
+@pytest.fixture(scope="session")
+def rl_values() -> Callable[..., dict]:
+    """``rl_values(output, section={...})``: a configuration of a few seconds as plain data, with changes."""
+
+    def make(output: Path, **changes) -> dict:
+        base = {
+            "seed": 5,
+            "output": str(output),
+            "model": {"tiny": {**SMALLEST, "words": TAGS}},
+            "clozes": {"explain": False},
+            "optimizer": {"lr": 2e-3, "warmup_steps": 0, "schedule": "constant"},
+            "train": {"steps": 2, "micro_rows": 8, "log_every": 1, "checkpoint_every": 1, "report_to": []},
+            "rl": {
+                "rollouts": {
+                    "worlds": ["frozenlake-4x4"],
+                    "groups": 4,
+                    "members": 4,
+                    "strategy": "no_think",
+                    "context": "no_concat",
+                    "turns": 3,
+                    "tokens": 8,
+                },
+                "filter": {"strategy": "none"},
+                "warmup": {"steps": 0, "episodes": 20, "rows": 4},
+                "evaluation": {"every": 0},
+                "diagnostics": {"every": 0},
+            },
+        }
+        return merged(base, changes)
+
+    return make
+
+
+@pytest.fixture(scope="module")
+def reinforce(process_group, rl_values, tmp_path_factory) -> Iterator[Callable[..., Path]]:
+    """``reinforce(start="new", output=None, **changes)``: trains here and returns the run's folder."""
+    from vagen.train.rl import train
+
+    def train_here(start: Start = "new", output: Path | None = None, **changes) -> Path:
+        output = output or tmp_path_factory.mktemp("rl") / "out"
+        train(Config.model_validate(rl_values(output, **changes)), start)
+        return output
+
+    with mock.patch.dict(os.environ, process_group):
+        yield train_here

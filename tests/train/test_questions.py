@@ -62,7 +62,7 @@ def test_questions_alone_are_learned_and_answered(values, file, tmp_path):
 def test_a_row_computes_what_its_questions_compute_alone(values, file, tmp_path):
     config = config_of(values, tmp_path / "run", file, shards=[])
     stream = open_stream(config)
-    policy = create(config.model, cloze_format(config, stream), 0, words=stream.words)
+    policy = create(config.model, cloze_format(config, stream.worlds, stream.patterns), 0, words=stream.words)
     chat = Chat(policy)
     group = stream.group(0)
     loss = PackedLoss(policy.model.eval())
@@ -78,7 +78,7 @@ def test_a_row_computes_what_its_questions_compute_alone(values, file, tmp_path)
 def test_whole_words_of_questions_are_tokens_of_a_tiny_model(values, file, tmp_path):
     config = config_of(values, tmp_path / "run", file, shards=[])
     stream = open_stream(config)
-    chat = Chat(create(config.model, cloze_format(config, stream), 0, words=stream.words))
+    chat = Chat(create(config.model, cloze_format(config, stream.worlds, stream.patterns), 0, words=stream.words))
     assert len(chat.tokenizer("Which colour has", add_special_tokens=False)["input_ids"]) == 3
 
 

@@ -30,7 +30,7 @@ from vagen.train.run import cloze_format
 config = Config.model_validate_json(Path(sys.argv[1]).read_text())
 rank, ranks = start_processes()
 stream = ClozeStream(config.shards, config.clozes, config.seed, config.mixture)
-policy = create(config.model, cloze_format(config, stream), config.seed)
+policy = create(config.model, cloze_format(config, stream.worlds, stream.patterns), config.seed)
 chat = Chat(policy)
 cells = [(world, cloze) for world in stream.worlds for cloze in stream.patterns]
 batcher = Batcher(chat, answer_weights(chat, stream, config.train.balance), cells)

@@ -174,7 +174,6 @@ class ClozeStream:
         for moment in moments(self._turns.weights):
             if not any(weight_at(weight, moment) for weight in self._turns.weights):
                 raise DataError(f"mixture: all weights are 0 after {moment:g} of the training; give one source some")
-        self._strata = Strata(clozes.sampling.idle, clozes.sampling.balance)
 
     @property
     def worlds(self) -> tuple[str, ...]:
@@ -221,68 +220,93 @@ class ClozeStream:
     def _group_of(
         self, trajectory: Trajectory, asked: _Asked, number: int, generator: np.random.Generator
     ) -> Group[Sample] | None:
-        """A group about a random window of a trajectory; ``None`` if no cloze fits it.
-
-        With a history the strata choose one moment, and the history lies anywhere about it.
-        """
-        start = choose_start(trajectory, range(len(trajectory) - asked.shortest + 1), self._strata, generator)
-        if start is None:
-            return None
-        earlier = int(generator.integers(min(start, self.clozes.history) + 1)) if self.clozes.history else 0
-        pairs = [
-            (sample, weight)
-            for name, weight in self._drawn(asked, self.progress(number), generator).items()
-            for moment, begins in self._moments(asked.patterns[name], start, earlier)
-            for window in self._windows(moment, trajectory, begins, generator)
-            if (sample := self._sample(name, moment, window)) is not None
-        ]
-        return Group(tuple(sample for sample, _ in pairs), tuple(weight for _, weight in pairs)) if pairs else None
-
-    def _drawn(self, asked: _Asked, progress: float, generator: np.random.Generator) -> dict[str, float]:
-        """The clozes for one group, with their weights at this point of the training."""
+        """A group about a random window of a trajectory; ``None`` if no cloze fits it."""
+        progress = self.progress(number)
         weights = {name: weight_at(self.clozes.weights[name], progress) for name in asked.patterns}
-        weights = {name: weight for name, weight in weights.items() if weight}
-        if self.clozes.drawn is None or self.clozes.drawn >= len(weights):
-            return weights
-        chosen = set(generator.permutation(list(weights))[: self.clozes.drawn])
-        return {name: weight for name, weight in weights.items() if name in chosen}
-
-    def _moments(self, pattern: Pattern, start: int, earlier: int) -> list[tuple[Pattern, int]]:
-        """What a pattern becomes after each image of a group, with the start of its window."""
-        if not (self.clozes.history and pattern.takes_history):
-            return [(pattern, start)]
-        latest = max(0, self.clozes.history + 1 - len(pattern.images))
-        return [(with_history(pattern, shown), start - earlier) for shown in range(latest + 1)]
-
-    def _sample(self, name: str, pattern: Pattern, window: Trajectory) -> Sample | None:
-        try:
-            return build(name, pattern, window, self.clozes.representation)
-        except UnaskableError:
-            return None
+        return ask(trajectory, asked.patterns, weights, self.clozes, generator, asked.shortest)
 
     def share(self, step: int, rows: int, rank: int, ranks: int) -> list[Group[Sample]]:
         """The groups of one step that fall to one rank; their union over ranks does not depend on ``ranks``."""
         return [self.group(step * rows + row) for row in range(rank, rows, ranks)]
 
-    def _windows(
-        self, pattern: Pattern, trajectory: Trajectory, start: int, generator: np.random.Generator
-    ) -> Sequence[Trajectory]:
-        """The windows a pattern is applied to: none where it does not fit, several where actions are imagined."""
-        if start + pattern.length > len(trajectory):
-            return ()
-        window = window_at(trajectory, start, pattern.length)
-        if not (self.clozes.imagined and pattern.dynamics) or pattern.task == "order" or pattern.choices:
-            return (window,)
-        world = simulator(window.world)
-        if pattern.task != "actions":
-            others = [a for a in range(len(world.actions)) if a != window.actions[-1]]
-            chosen = generator.permutation(others)[: self.clozes.imagined]
-            return tuple(imagined(window, [window.actions[-1], *map(int, chosen)]))
-        if pattern.asked[-1].time < pattern.length - 1:
-            return (window,)
-        # Only outcomes that can be seen tell which action it was.
-        telling = tuple(w for w in imagined(window) if world.facts(w.snapshots[-1]) != world.facts(w.snapshots[-2]))
-        return telling or (window,)
+
+def ask(
+    trajectory: Trajectory,
+    patterns: Mapping[str, Pattern],
+    weights: Mapping[str, float],
+    clozes: Clozes,
+    generator: np.random.Generator,
+    shortest: int | None = None,
+) -> Group[Sample] | None:
+    """A group about a random window of a trajectory; ``None`` if no cloze fits it.
+
+    With a history the strata choose one moment, and the history lies anywhere about it.
+
+    Args:
+        patterns, weights: what is asked, by name; what has no weight is not.
+        clozes: how it is asked.
+        generator: chooses the window.
+        shortest: the fewest transitions that a window may have before the trajectory ends; by default those that the
+            shortest of the patterns needs.
+    """
+    shortest = shortest or min(max(1, pattern.length) for pattern in patterns.values())
+    strata = Strata(clozes.sampling.idle, clozes.sampling.balance)
+    start = choose_start(trajectory, range(len(trajectory) - shortest + 1), strata, generator)
+    if start is None:
+        return None
+    earlier = int(generator.integers(min(start, clozes.history) + 1)) if clozes.history else 0
+    pairs = [
+        (sample, weights[name])
+        for name in _drawn([name for name in patterns if weights[name]], clozes.drawn, generator)
+        for moment, begins in _moments(clozes, patterns[name], start, earlier)
+        for window in _windows(clozes, moment, trajectory, begins, generator)
+        if (sample := _sample(name, moment, window, clozes)) is not None
+    ]
+    return Group(tuple(sample for sample, _ in pairs), tuple(weight for _, weight in pairs)) if pairs else None
+
+
+def _drawn(names: list[str], count: int | None, generator: np.random.Generator) -> list[str]:
+    """So many of the clozes, or all of them."""
+    if count is None or count >= len(names):
+        return names
+    chosen = set(generator.permutation(names)[:count])
+    return [name for name in names if name in chosen]
+
+
+def _moments(clozes: Clozes, pattern: Pattern, start: int, earlier: int) -> list[tuple[Pattern, int]]:
+    """What a pattern becomes after each image of a group, with the start of its window."""
+    if not (clozes.history and pattern.takes_history):
+        return [(pattern, start)]
+    latest = max(0, clozes.history + 1 - len(pattern.images))
+    return [(with_history(pattern, shown), start - earlier) for shown in range(latest + 1)]
+
+
+def _sample(name: str, pattern: Pattern, window: Trajectory, clozes: Clozes) -> Sample | None:
+    try:
+        return build(name, pattern, window, clozes.representation)
+    except UnaskableError:
+        return None
+
+
+def _windows(
+    clozes: Clozes, pattern: Pattern, trajectory: Trajectory, start: int, generator: np.random.Generator
+) -> Sequence[Trajectory]:
+    """The windows a pattern is applied to: none where it does not fit, several where actions are imagined."""
+    if start + pattern.length > len(trajectory):
+        return ()
+    window = window_at(trajectory, start, pattern.length)
+    if not (clozes.imagined and pattern.dynamics) or pattern.task == "order" or pattern.choices:
+        return (window,)
+    world = simulator(window.world)
+    if pattern.task != "actions":
+        others = [a for a in range(len(world.actions)) if a != window.actions[-1]]
+        chosen = generator.permutation(others)[: clozes.imagined]
+        return tuple(imagined(window, [window.actions[-1], *map(int, chosen)]))
+    if pattern.asked[-1].time < pattern.length - 1:
+        return (window,)
+    # Only outcomes that can be seen tell which action it was.
+    telling = tuple(w for w in imagined(window) if world.facts(w.snapshots[-1]) != world.facts(w.snapshots[-2]))
+    return telling or (window,)
 
 
 def _sources(stores: Sequence[TrajectoryStore], mixture: Mapping[str, Source]) -> list[Source]:

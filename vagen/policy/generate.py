@@ -93,7 +93,6 @@ def generate_plain(
     return [_answer(chat, answer) for answer in answers]
 
 
-@torch.inference_mode()
 def score_answers(chat: Chat, prompts: Sequence[Asked], answers: Sequence[Sequence[str]]) -> list[NDArray[np.float64]]:
     """Log-probabilities of whole answers, ends of turns included, in one forward pass.
 
@@ -109,7 +108,19 @@ def score_answers(chat: Chat, prompts: Sequence[Asked], answers: Sequence[Sequen
     rows = []
     for row in together:
         texts = [(prompts[index], text) for index in row for text in answers[index]]
-        rows.append(pack([Encoded(prompt, chat.answer_tokens(text), tuple(shown)) for (prompt, shown), text in texts]))
+        rows.append([Encoded(prompt, chat.answer_tokens(text), tuple(shown)) for (prompt, shown), text in texts])
+    found: list[NDArray[np.float64]] = [np.zeros(0)] * len(prompts)
+    for row, sums in zip(together, score_encoded(chat, rows), strict=True):
+        ends = np.cumsum([len(answers[index]) for index in row])
+        for index, own in zip(row, np.split(sums, ends[:-1]), strict=True):
+            found[index] = own
+    return found
+
+
+@torch.inference_mode()
+def score_encoded(chat: Chat, samples: Sequence[Sequence[Encoded]]) -> list[NDArray[np.float64]]:
+    """Log-probabilities, in nats, of the answers of samples, in one forward pass with a row for each list of them."""
+    rows = [pack(row) for row in samples]
     ones, cells = [np.ones(len(row.targets)) for row in rows], [row.sample for row in rows]
     images = chat.image_tensors(distinct_pictures(rows))
     model = chat.policy.model
@@ -118,14 +129,10 @@ def score_answers(chat: Chat, prompts: Sequence[Asked], answers: Sequence[Sequen
     batch = collate(rows, ones, cells, images, chat.tokenizer.pad_token_id or 0)
     losses = PackedLoss(model)(batch.to(chat.policy.device, model.dtype)).double().cpu().numpy()
     model.train(was_training)
-    found: list[NDArray[np.float64]] = [np.zeros(0)] * len(prompts)
     parts = np.split(losses, np.cumsum([len(row.targets) for row in rows])[:-1])
-    for row, packed, part in zip(together, rows, parts, strict=True):
-        sums = -np.bincount(packed.sample, part, packed.samples).astype(np.float64)
-        ends = np.cumsum([len(answers[index]) for index in row])
-        for index, own in zip(row, np.split(sums, ends[:-1]), strict=True):
-            found[index] = own
-    return found
+    return [
+        -np.bincount(row.sample, part, row.samples).astype(np.float64) for row, part in zip(rows, parts, strict=True)
+    ]
 
 
 def score_choices(chat: Chat, asked: Asked, answers: Sequence[str]) -> NDArray[np.float64]:

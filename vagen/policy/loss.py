@@ -29,15 +29,51 @@ def cross_entropy(
     """
 
     def losses(hidden: torch.Tensor, targets: torch.Tensor) -> torch.Tensor:
-        logits = head(hidden)
-        logits = logits.to(torch.promote_types(logits.dtype, torch.float32))
-        return torch.nn.functional.cross_entropy(logits, targets, reduction="none")
+        return torch.nn.functional.cross_entropy(_logits(head, hidden), targets, reduction="none")
 
-    rows = max(1, logits_at_once // _vocabulary(head))
+    return _in_chunks(losses, hidden, targets, logits_at_once // _vocabulary(head))
+
+
+def losses_and_entropies(
+    hidden: torch.Tensor,
+    head: Callable[[torch.Tensor], torch.Tensor],
+    targets: torch.Tensor,
+    logits_at_once: int = LOGITS_AT_ONCE,
+) -> tuple[torch.Tensor, torch.Tensor]:
+    """As :func:`cross_entropy`, and beside each loss the (N,) entropy, in nats, of what could have been said."""
+
+    def both(hidden: torch.Tensor, targets: torch.Tensor) -> torch.Tensor:
+        logits = _logits(head, hidden)
+        losses = torch.nn.functional.cross_entropy(logits, targets, reduction="none")
+        return torch.stack([losses, entropy(logits)], 1)
+
+    found = _in_chunks(both, hidden, targets, logits_at_once // _vocabulary(head))
+    return found[:, 0], found[:, 1]
+
+
+def entropy(logits: torch.Tensor) -> torch.Tensor:
+    """(..., V) -> (...): entropy in nats. Banned tokens (logit -inf) are fine, in the gradient too."""
+    log_probs = torch.log_softmax(logits, -1)
+    return -(log_probs.exp() * log_probs.masked_fill(log_probs.isneginf(), 0)).sum(-1)
+
+
+def _logits(head: Callable[[torch.Tensor], torch.Tensor], hidden: torch.Tensor) -> torch.Tensor:
+    logits = head(hidden)
+    return logits.to(torch.promote_types(logits.dtype, torch.float32))
+
+
+def _in_chunks(
+    compute: Callable[[torch.Tensor, torch.Tensor], torch.Tensor],
+    hidden: torch.Tensor,
+    targets: torch.Tensor,
+    rows: int,
+) -> torch.Tensor:
+    """What ``compute`` makes of rows, so many at a time, and again for the gradient where they are more than that."""
+    rows = max(1, rows)
     if len(targets) <= rows:
-        return losses(hidden, targets)
+        return compute(hidden, targets)
     parts = zip(hidden.split(rows), targets.split(rows), strict=True)
-    return torch.cat([checkpoint(losses, *part, use_reentrant=False, preserve_rng_state=False) for part in parts])
+    return torch.cat([checkpoint(compute, *part, use_reentrant=False, preserve_rng_state=False) for part in parts])
 
 
 def _vocabulary(head: Callable[[torch.Tensor], torch.Tensor]) -> int:

@@ -311,17 +311,22 @@ class PackedLoss(torch.nn.Module):
 
     def forward(self, batch: Batch) -> torch.Tensor:
         """(N,) losses, one per target, not weighted."""
-        base = self.model.model
-        with packed_attention(self.model), shared_images(base, batch, self._timed):
-            output = base(
-                input_ids=batch.ids,
-                attention_mask=attention_mask(batch.ends, attention_of(self.model), self.model.dtype),
-                position_ids=batch.positions,
-                use_cache=False,
-                **batch.images,
-            )
-        hidden = output.last_hidden_state.flatten(0, 1)[batch.sources]
+        hidden = hidden_states(self.model, batch, self._timed)
         return cross_entropy(hidden, self.model.get_output_embeddings(), batch.targets)
+
+
+def hidden_states(model: Any, batch: Batch, timed: Timed = untimed) -> torch.Tensor:
+    """(N, D) outputs of a model's last layer where there is a target."""
+    base = model.model
+    with packed_attention(model), shared_images(base, batch, timed):
+        output = base(
+            input_ids=batch.ids,
+            attention_mask=attention_mask(batch.ends, attention_of(model), model.dtype),
+            position_ids=batch.positions,
+            use_cache=False,
+            **batch.images,
+        )
+    return output.last_hidden_state.flatten(0, 1)[batch.sources]
 
 
 class Repeated(Protocol):

@@ -79,7 +79,8 @@ def build(config: Tiny, worlds: Iterable[str], seed: int, more_words: Iterable[s
     ]
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
-        model, processor = make_model(config, list(dict.fromkeys([*words(worlds), *more_words])))
+        known = dict.fromkeys([*words(worlds), *config.words, *more_words])
+        model, processor = make_model(config, list(known))
         _spread_positions(model, config.position_std)
     # Greedy by default; the model says itself where answers end.
     model.generation_config.do_sample = False

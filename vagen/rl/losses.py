@@ -15,6 +15,8 @@ from typing import Literal
 import torch
 from torch import Tensor
 
+from vagen.policy.loss import entropy as entropy
+
 Aggregation = Literal["token-mean", "seq-mean-token-mean", "seq-mean-token-sum"]
 KlKind = Literal["k1", "k2", "k3"]
 
@@ -174,12 +176,6 @@ KL: dict[str, Callable[[Tensor], Tensor]] = {"k1": _k1, "k2": _k2, "k3": _k3}
 def penalize(rewards: Tensor, divergence: Tensor, mask: Tensor, weight: float) -> Tensor:
     """(B, T) rewards minus ``weight`` times a divergence on the masked tokens: KL as part of the reward."""
     return rewards - weight * divergence.masked_fill(~mask.bool(), 0)
-
-
-def entropy(logits: Tensor) -> Tensor:
-    """(..., V) -> (...): entropy in nats. Banned tokens (logit -inf) are fine, in the gradient too."""
-    log_probs = torch.log_softmax(logits, -1)
-    return -(log_probs.exp() * log_probs.masked_fill(log_probs.isneginf(), 0)).sum(-1)
 
 
 def sign_weights(advantages: Tensor, positive: float, negative: float) -> Tensor:

@@ -18,7 +18,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Literal, get_args
 
-Strategy = Literal["no_think", "free_think", "grounding", "worldmodeling", "grounding_worldmodeling"]
+from vagen.config import Strategy as Strategy
+
 STRATEGIES: tuple[Strategy, ...] = get_args(Strategy)
 Part = Literal["thought", "observation", "reasoning", "prediction", "answer"]
 

@@ -15,6 +15,7 @@ from typing import Any
 
 import numpy as np
 
+from vagen.config import Rollouts
 from vagen.data.shards import provenance
 from vagen.mdp import Trajectory
 from vagen.policy.chat import Chat, Picture
@@ -78,6 +79,35 @@ class Settings:
         for name in ("window", "max_actions", "max_turns", "max_length"):
             if getattr(self, name) < 1:
                 raise RolloutError(f"{name} must be at least 1, got {getattr(self, name)}")
+
+
+def settings_of(chat: Chat, rollouts: Rollouts, split: Split = "train", temperature: float | None = None) -> Settings:
+    """How a configuration says episodes are played, with the states and explanations of the policy's clozes.
+
+    Args:
+        temperature: instead of the configuration's.
+    """
+    form = chat.policy.format
+    return Settings(
+        strategy=rollouts.strategy,
+        representation=form.representation,
+        context=rollouts.context,
+        window=rollouts.window,
+        explain=form.explain,
+        max_actions=rollouts.actions,
+        max_turns=rollouts.turns,
+        max_length=rollouts.length,
+        sampling=Sampling(rollouts.temperature if temperature is None else temperature, max_tokens=rollouts.tokens),
+        split=split,
+    )
+
+
+def begin_conversation(chat: Chat, world: World, settings: Settings) -> Conversation:
+    """A conversation about a world, before its first turn."""
+    task = ""
+    if settings.explain:
+        task = describe_task(world, settings.strategy, settings.tags, settings.representation, settings.max_actions)
+    return Conversation(chat, task, turns_shown(settings.context, settings.window))
 
 
 def rollout(
@@ -219,12 +249,7 @@ class _Seat:
         self._chat = chat
         self._settings = settings
         self._generator = np.random.default_rng([job.seed, job.member, _SAMPLING])
-        system = ""
-        if settings.explain:
-            system = describe_task(
-                world, settings.strategy, settings.tags, settings.representation, settings.max_actions
-            )
-        self._conversation = Conversation(chat, system, turns_shown(settings.context, settings.window))
+        self._conversation = begin_conversation(chat, world, settings)
         self._turns: list[Turn] = []
         self._usable = True  # the last response
         self._request: Request | None = None

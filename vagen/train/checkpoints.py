@@ -12,9 +12,10 @@ import os
 import random
 import shutil
 import stat
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -27,6 +28,7 @@ from vagen.train.engine import Engine, barrier, make_universal
 from vagen.train.run import CHECKPOINTS, MANIFEST, MODEL, step_of
 
 LATEST, BEST = "latest", "best.json"
+STATE = "loop.json"  # in a checkpoint: what its loop has to know besides
 
 
 @dataclass(frozen=True)
@@ -94,12 +96,22 @@ class Checkpoints:
         self.folder = run / CHECKPOINTS
         self._id, self._rank, self._ranks = id, rank, ranks
 
-    def write(self, engine: Engine, policy: Policy, step: int, rows: int, best: Best | None, keep: int) -> None:
+    def write(
+        self,
+        engine: Engine,
+        policy: Policy,
+        step: int,
+        rows: int,
+        best: Best | None,
+        keep: int,
+        state: Mapping[str, Any] | None = None,
+    ) -> None:
         """Take a checkpoint; all processes call this, and it is there when any of them returns.
 
         Args:
             rows: of the stream that are used up.
             keep: how many of the newest to keep beside the best.
+            state: what else the loop has to know to go on, as plain data.
         """
         name = f"step-{step:06d}"
         part = self.folder / f".{name}.part"
@@ -112,6 +124,8 @@ class Checkpoints:
         weights = engine.model_state()
         if self._rank == 0:
             policy.save(part / MODEL, weights)
+            if state is not None:
+                write_json(part / STATE, dict(state))
         barrier()
         if self._rank == 0:
             sizes = {file.relative_to(part).as_posix(): file.stat().st_size for file in _files(part)}
@@ -133,6 +147,10 @@ class Checkpoints:
         """
         found = self._whole()
         return self._checked(found[-1]) if found else None
+
+    def state(self, manifest: Manifest) -> bytes:
+        """The state that was kept with a checkpoint, as JSON."""
+        return (self.folder / f"step-{manifest.step:06d}" / STATE).read_bytes()
 
     def spread_otherwise(self, manifest: Manifest) -> bool:
         """Whether another number of processes took a checkpoint, and spread its states over them."""

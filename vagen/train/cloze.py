@@ -14,7 +14,7 @@ from typing import Protocol
 import torch
 from torch.utils.data import DataLoader, IterableDataset, get_worker_info
 
-from vagen.config import Config, ConfigError, save
+from vagen.config import Config
 from vagen.data.asked import asked
 from vagen.data.questions import TrainingStream
 from vagen.policy.batches import Batcher, answer_weights
@@ -23,11 +23,10 @@ from vagen.policy.packing import Batch
 from vagen.policy.policy import create
 from vagen.policy.work import Cost, Work
 from vagen.train import environment
-from vagen.train.checkpoints import Best, Checkpoints, seed_random
+from vagen.train.checkpoints import Best, seed_random
 from vagen.train.engine import (
     Engine,
     StepResult,
-    barrier,
     largest,
     local_ranks,
     start_processes,
@@ -35,17 +34,13 @@ from vagen.train.engine import (
 from vagen.train.metrics import Metrics
 from vagen.train.reporters import start_reporters
 from vagen.train.run import (
-    CONFIG,
     Start,
-    await_id,
-    begin,
     cloze_format,
-    held,
     latest_model,
     loading_processes,
-    number_of,
     prepare,
 )
+from vagen.train.session import open_run
 from vagen.train.signals import StopRequest, ignore_stopping
 
 Cell = tuple[str, str]  # a world and a cloze, or questions and a task
@@ -101,24 +96,11 @@ def train(config: Config, start: Start = "new", make_validate: MakeValidate | No
     with ExitStack() as stack:
         stop = stack.enter_context(StopRequest(announce=rank == 0))
         stream = prepare(config, ranks, start)
-        barrier()  # nobody writes before everybody has looked
         output = Path(config.output)
-        if rank == 0:
-            stack.enter_context(held(output))
-            if start == "resume":
-                save(config, output / CONFIG)
-            else:
-                begin(config, stream.digests)
-        barrier()
-        id = await_id(output)
-        if largest(number_of(id)) != number_of(id):
-            raise ConfigError(f"{output} is not on a file system that all nodes share: choose an output that is")
-        checkpoints = Checkpoints(output, id, rank, ranks)
-        if rank == 0:
-            checkpoints.clean()
-        seed_random(config.seed)
+        id, checkpoints = open_run(stack, config, start, stream.digests, rank, ranks)
         dtype = torch.bfloat16 if config.train.precision == "bf16" else torch.float32
-        policy = create(config.model, cloze_format(config, stream), config.seed, dtype, stream.words)
+        form = cloze_format(config, stream.worlds, stream.patterns)
+        policy = create(config.model, form, config.seed, dtype, stream.words)
         policy.model.train()
         cells = stream.cells
         chat = Chat(policy)
@@ -151,7 +133,7 @@ def train(config: Config, start: Start = "new", make_validate: MakeValidate | No
             interval.add(result, engine.lr, time.perf_counter() - began + result.seconds["data"])
             if metrics:
                 metrics.advance(result.loss)
-            stopped = _agree(stop)
+            stopped = agree(stop)
             last = step == config.train.steps or stopped is not None
             values: dict[str, float] = {}
             if validation.due(step) and stopped is None:
@@ -201,7 +183,7 @@ def _timed(engine: Engine, loader: DataLoader[list[Batch]]) -> Iterator[list[Bat
         yield step
 
 
-def _agree(stop: StopRequest) -> signal.Signals | None:
+def agree(stop: StopRequest) -> signal.Signals | None:
     """The signal that any process has received: all end after the same step."""
     number = largest(stop.received or 0)
     return signal.Signals(number) if number else None

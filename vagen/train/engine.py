@@ -3,16 +3,17 @@
 from __future__ import annotations
 
 import logging
+import math
 import os
 import subprocess
 import sys
 import warnings
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import astuple, dataclass
 from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import torch
 
@@ -30,6 +31,21 @@ from vagen.train.ranks import free_port, slurm_ranks
 from vagen.train.run import micro_batches
 from vagen.train.schedule import rate_factor
 from vagen.train.stopwatch import Stopwatch
+
+T = TypeVar("T")
+
+
+@dataclass(frozen=True)
+class Wrapped:
+    """A model within a module that computes outputs for a packed batch.
+
+    Attributes:
+        module: has the model as ``model``.
+        groups: parameters of its own.
+    """
+
+    module: torch.nn.Module
+    groups: tuple[ParameterGroup, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -143,28 +159,42 @@ class Engine:
         model: trained in place, whole and in the CPU's memory on every process; it is brought to the device.
         cells: how many cells the metrics have.
         universal: whether the checkpoint to load will be a universal one.
+        wrapped: the model within what computes its outputs, if that has parameters of its own; :meth:`step` wants what
+            :class:`PackedLoss` gives, :meth:`update` takes anything.
+        factor: the learning rate of each optimizer step relative to the peak; by default as ``optimizer`` says.
     """
 
     def __init__(
-        self, model: torch.nn.Module, train: Train, optimizer: Optimizer, cells: int, universal: bool = False
+        self,
+        model: torch.nn.Module,
+        train: Train,
+        optimizer: Optimizer,
+        cells: int,
+        universal: bool = False,
+        wrapped: Wrapped | None = None,
+        factor: Callable[[int], float] | None = None,
     ):
         self.ranks = deepspeed.comm.get_world_size()
         self._planned = bool(train.row_tokens)  # then steps differ in how many forward passes they take
-        self.accumulation = micro_batches(train, self.ranks)
+        self.accumulation = micro_batches(train, self.ranks) if wrapped is None else 1
         self.cells = cells
         self.zero_stage = train.zero_stage
         self.dtype = torch.bfloat16 if train.precision == "bf16" else torch.float32
         self._peak = optimizer.lr
-        self._updater = _updater(parameter_groups(model, optimizer), train, optimizer)
-        factor = partial(rate_factor, optimizer, train.steps)
+        groups = parameter_groups(model, optimizer)
+        if wrapped is not None:
+            groups += wrapped.groups
+        self._updater = _updater(groups, train, optimizer)
+        factor = factor or partial(rate_factor, optimizer, train.steps)
         self._schedule = torch.optim.lr_scheduler.LambdaLR(self._updater, factor)
         config = _deepspeed_config(train, optimizer, self.ranks, self.accumulation)
         config["checkpoint"] = {"load_universal": universal}
-        _place(model, train, config)
         self.stopwatch = Stopwatch(_accelerator().synchronize)
+        module = PackedLoss(model, self.stopwatch.phase) if wrapped is None else wrapped.module
+        _place(module, train, config)
         self._engine: Any  # DeepSpeed's type hints do not know what its engine holds
         self._engine, *_ = deepspeed.initialize(
-            model=PackedLoss(model, self.stopwatch.phase),
+            model=module,
             optimizer=self._updater,
             lr_scheduler=self._schedule,  # pyright: ignore[reportArgumentType] - a LambdaLR, which it takes
             config=config,
@@ -236,6 +266,64 @@ class Engine:
             seconds=self.stopwatch.take(),
         )
 
+    @torch.no_grad()
+    def outputs(self, batch: Batch, **how: Any) -> torch.Tensor:
+        """What the wrapped model says about a batch, as it would in an update; all processes must call this.
+
+        Args:
+            how: more arguments for the wrapped model.
+        """
+        with self.stopwatch.phase("language"):
+            return self._engine(batch.to(self.device, self.dtype), **how)
+
+    def update(self, batches: Sequence[Batch], loss: Callable[[int, torch.Tensor], torch.Tensor]) -> float:
+        """One optimizer step over this process's micro-batches, of which every process must have as many.
+
+        Args:
+            loss: (number of a batch, its outputs) -> its part of the loss. The loss of the step is the sum of the
+                parts of all batches of all processes.
+
+        Returns:
+            The global gradient norm before clipping. Where it is no number, nothing is changed with ZeRO 0; with the
+            other stages it is known only when it is too late.
+        """
+        phase = self.stopwatch.phase
+        norm = 0.0
+        for number, batch in enumerate(batches):
+            last = number == len(batches) - 1
+            self._engine.set_gradient_accumulation_boundary(last)
+            with phase("language"):
+                # DeepSpeed averages over processes; the loss wants their sum.
+                part = loss(number, self._engine(batch.to(self.device, self.dtype))) * self.ranks
+            with phase("backward"):
+                self._engine.backward(part)
+            with phase("optimizer"):
+                if last and self.zero_stage == 0:
+                    gradients = [p.grad for p in self._engine.parameters() if p.grad is not None]
+                    norm = float(torch.nn.utils.get_total_norm(gradients))
+                    if not math.isfinite(norm):
+                        self._engine.zero_grad()
+                        return norm
+                self._engine.step()
+        return norm if self.zero_stage == 0 else float(self._engine.get_global_grad_norm())
+
+    @torch.no_grad()
+    def copy(self, pairs: Iterable[tuple[torch.nn.Parameter, torch.nn.Parameter]]) -> None:
+        """Give the second parameter of each pair, which is not trained, the values of the first."""
+        for one, other in pairs:
+            if self.zero_stage == 3:
+                other.ds_tensor.copy_(one.ds_tensor)  # type: ignore[attr-defined] - alike in shape, so spread alike
+            else:
+                other.copy_(one)
+
+    def gather(self, own: T) -> list[T]:
+        """What each process gives, in order of their ranks; all get all of it."""
+        if self.ranks == 1:
+            return [own]
+        found: list[Any] = [None] * self.ranks
+        torch.distributed.all_gather_object(found, own)
+        return found
+
     def sum(self, values: torch.Tensor) -> torch.Tensor:
         """Sum over processes; on the CPU."""
         if self.ranks == 1:
@@ -304,15 +392,15 @@ class Engine:
         }
 
 
-def _place(model: torch.nn.Module, train: Train, config: dict[str, Any]) -> None:
+def _place(module: torch.nn.Module, train: Train, config: dict[str, Any]) -> None:
     """Bring a model to the device: whole, or with ZeRO 3 one parameter at a time, each process keeping its part."""
     if train.zero_stage < 3:
-        model.to(local_device())
+        module.to(local_device())
         return
     dtype = torch.bfloat16 if train.precision == "bf16" else torch.float32
     remote = "cpu" if train.offload.parameters else None
-    deepspeed.zero.Init(module=model, config_dict_or_path=config, dtype=dtype, remote_device=remote)
-    for buffer in model.buffers():
+    deepspeed.zero.Init(module=module, config_dict_or_path=config, dtype=dtype, remote_device=remote)
+    for buffer in module.buffers():
         buffer.data = buffer.data.to(local_device())
 
 

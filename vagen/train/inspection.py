@@ -27,7 +27,8 @@ def inspect_group(config: Config, number: int, output: Path | None = None) -> st
         output: a folder that gets the row's images as PNG files.
     """
     stream = open_stream(config)
-    chat = Chat(create(config.model, cloze_format(config, stream), config.seed, words=stream.words))
+    form = cloze_format(config, stream.worlds, stream.patterns)
+    chat = Chat(create(config.model, form, config.seed, words=stream.words))
     group = stream.group(number)
     row = pack(encode_all(chat, group.samples))
     weights = answer_weights(chat, stream, config.train.balance)[row.targets] * np.asarray(group.weights)[row.sample]

@@ -7,7 +7,7 @@ import json
 import shutil
 import time
 import uuid
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Annotated, Any, Literal
@@ -48,6 +48,9 @@ MAY_CHANGE = (
     "train.validation",
     "train.report_to",
     "train.project",
+    "rl.evaluation",
+    "rl.diagnostics",
+    "rl.guard",
 )
 
 
@@ -62,6 +65,19 @@ def prepare(config: Config, ranks: int, start: Start) -> TrainingStream:
     """
     stream = open_stream(config)
     micro_batches(config.train, ranks)
+    prepare_output(config, start, stream.digests)
+    return stream
+
+
+def prepare_output(config: Config, start: Start, data: Mapping[str, str]) -> None:
+    """Check what a run needs besides its data, and make its folder.
+
+    Args:
+        data: digests of what it trains on, to compare with those of the run it goes on with.
+
+    Raises:
+        ConfigError, OutputError: as :func:`prepare`.
+    """
     check_installed(config.train.report_to)
     if config.train.offload.cpu_adam:
         _check_cpu_adam(config)
@@ -71,9 +87,8 @@ def prepare(config: Config, ranks: int, start: Start) -> TrainingStream:
     if start == "resume":
         known_id(output)
         _check_unchanged(config, output / CONFIG)
-        _check_same_data(stream, output)
+        _check_same_data(data, output)
     ensure_folder(output)
-    return stream
 
 
 def open_stream(config: Config) -> TrainingStream:
@@ -90,7 +105,7 @@ def open_stream(config: Config) -> TrainingStream:
     if config.model.path is not None:
         check_path(config.model.path)
     else:
-        _check_sizes(stream, config.model.tiny.image_size)
+        check_sizes(stream.worlds, config.model.tiny.image_size, questions)
     return stream
 
 
@@ -128,13 +143,11 @@ def _check_cpu_adam(config: Config) -> None:
             )
 
 
-def _check_sizes(stream: TrainingStream, size: int) -> None:
+def check_sizes(worlds: Iterable[str], size: int, questions: QuestionStream | None = None) -> None:
     """Refuse frames and images that the tiny model's processor would have to resize."""
-    shapes = {
-        f"world {world!r} draws": simulator(world).observation_space.shape or (0, 0, 0) for world in stream.worlds
-    }
-    if stream.questions is not None:
-        file = stream.questions.first_image()
+    shapes = {f"world {world!r} draws": simulator(world).observation_space.shape or (0, 0, 0) for world in worlds}
+    if questions is not None:
+        file = questions.first_image()
         shapes[f"image {file} has"] = read_image(file).shape
     for what, shape in shapes.items():
         height, width = shape[:2]
@@ -145,11 +158,10 @@ def _check_sizes(stream: TrainingStream, size: int) -> None:
             )
 
 
-def cloze_format(config: Config, stream: TrainingStream) -> ClozeFormat:
-    """How a run writes its clozes."""
+def cloze_format(config: Config, worlds: Iterable[str], names: Iterable[str]) -> ClozeFormat:
+    """How a run writes its clozes, those with these names."""
     clozes = config.clozes
-    patterns = tuple(stream.patterns)
-    return ClozeFormat(clozes.representation, clozes.explain, stream.worlds, patterns, clozes.history)
+    return ClozeFormat(clozes.representation, clozes.explain, tuple(worlds), tuple(names), clozes.history)
 
 
 # ----------------------------------------------------------------------------------------------- the folder of a run
@@ -173,7 +185,7 @@ def begin(config: Config, data: Mapping[str, str]) -> None:
     """
     output = Path(config.output)
     (output / RUN).unlink(missing_ok=True)  # first: a folder is a run while it has this, and the rest with it
-    for folder in (CHECKPOINTS, "tensorboard"):
+    for folder in (CHECKPOINTS, "tensorboard", "collected"):
         shutil.rmtree(output / folder, ignore_errors=True)
     for file in ("metrics.jsonl", "environment.json"):
         (output / file).unlink(missing_ok=True)
@@ -275,8 +287,8 @@ def _check_unchanged(config: Config, path: Path) -> None:
         )
 
 
-def _check_same_data(stream: TrainingStream, run: Path) -> None:
-    before, now = _identity(run).data, stream.digests
+def _check_same_data(now: Mapping[str, str], run: Path) -> None:
+    before = _identity(run).data
     if before != now:
         changed = [address for address in {**before, **now} if before.get(address) != now.get(address)]
         raise ConfigError(

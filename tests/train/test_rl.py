@@ -1,0 +1,321 @@
+"""The loop of reinforcement: what an update is and leaves alone, that it learns, and that it goes on bit for bit."""
+
+import json
+import os
+import shutil
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+import yaml
+from safetensors.torch import load_file
+
+from vagen.cloze.scoring import score
+from vagen.config import Config, ConfigError
+from vagen.rl.filters import NothingToLearnError
+from vagen.train import rl as loop
+from vagen.train.checkpoints import Best
+from vagen.train.engine import Engine
+from vagen.train.playing import COLLECTED, Played, Pool
+
+ROOT = Path(__file__).parents[2]
+slow = pytest.mark.slow
+WRITES = {"warmup": {"steps": 50, "rows": 8, "lr": 2}}  # long enough to write actions
+PPO = {
+    "rollouts": {"context": "concat", "members": 1, "groups": 8},
+    "advantage": {"estimator": "bi_level_gae", "whiten": True},
+    "policy": {"epochs": 2, "minibatches": 2},
+    "divergence": {"weight": 0.001},
+}
+
+
+def records(run: Path) -> list[dict]:
+    return [json.loads(line) for line in (run / "metrics.jsonl").read_text().splitlines()]
+
+
+def told(run: Path) -> list[dict]:
+    """The metrics without what depends on the clock."""
+    return [{k: v for k, v in record.items() if "seconds" not in k} for record in records(run)]
+
+
+def weights(run: Path, step: int) -> dict[str, torch.Tensor]:
+    return load_file(run / "checkpoints" / f"step-{step:06d}" / "model" / "model.safetensors")
+
+
+@pytest.fixture(scope="module")
+def ppo(reinforce) -> Path:
+    return reinforce(rl={**PPO, **WRITES}, train={"checkpoint_every": 100})
+
+
+# --------------------------------------------------------------------------------------------------- what an update is
+
+
+def test_ratios_of_the_first_update_are_exactly_one(ppo):
+    for record in records(ppo)[50:]:
+        assert record["ratio/first_gap"] == 0.0, "old log-probabilities are not those of the update's own plan"
+        assert 0 < record["gap/sampler_max"] < 1e-5, "sampler and trainer compute different things"
+        assert record["epochs"] == 2
+        assert record["kl/update"] > 0, "the second update still had the policy of the first"
+
+
+def test_a_model_that_computes_at_random_is_found_out(reinforce, monkeypatch):
+    """Dropout in the update and not before it: ratios would not be 1, and nobody would notice."""
+    update = Engine.update
+
+    def dropping(self, batches, loss):
+        return update(self, batches, lambda n, out: loss(n, out + 0.01 * torch.ones_like(out)))
+
+    monkeypatch.setattr(Engine, "update", dropping)
+    with pytest.raises(loop.DivergenceError, match="turn dropout off"):
+        reinforce()
+
+
+def test_without_advantages_an_update_changes_nothing(reinforce):
+    """No episode earns anything: only what regularizes could move the weights."""
+    run = reinforce(optimizer={"weight_decay": 0.0}, train={"steps": 2})
+    first, second = weights(run, 1), weights(run, 2)
+    assert all(torch.equal(first[name], second[name]) for name in first)
+    assert all(record["grad_norm"] == 0 for record in records(run))
+    pulled = reinforce(optimizer={"weight_decay": 0.0}, rl={"policy": {"entropy": 0.1}})
+    moved = weights(pulled, 2)
+    assert any(not torch.equal(first[name], moved[name]) for name in first), "the entropy bonus moves nothing"
+
+
+def test_only_the_critic_learns_while_it_warms_up(reinforce):
+    changes = {
+        "advantage": {"estimator": "gae"},
+        "critic": {"kind": "model", "warmup": 1},
+        "rewards": {"format": 0.1},
+        **WRITES,
+    }
+    run = reinforce(train={"steps": 2, "checkpoint_every": 100}, rl=changes)
+    # AdamW goes on with what it remembers of the warm-up, so weights do not tell what the losses were
+    first, second = records(run)[50:]
+    assert "loss" not in first, "the policy's loss counted in the critic's warm-up"
+    assert first["loss/value"] > 0
+    assert "loss" in second
+    assert not any("critic" in name or "head" in name.split(".") for name in weights(run, 52)), "saved with the policy"
+
+
+# -------------------------------------------------------------------------------------------------------------- clozes
+
+
+def test_clozes_about_own_episodes_have_exact_labels(reinforce, rl_values, monkeypatch):
+    """Every answer is right by the simulator's own scoring, and about a transition that the policy itself made."""
+    asked, made = [], []
+    about = Pool.about
+
+    def noted(self, episodes, step, row, progress):
+        group = about(self, episodes, step, row, progress)
+        made.extend(episodes)
+        asked.extend(group.samples if group else ())
+        return group
+
+    monkeypatch.setattr(Pool, "about", noted)
+    run = reinforce(
+        rl={**WRITES, "auxiliary": {"weight": 0.5, "rows": 6, "gate": "sigmoid"}}, train={"checkpoint_every": 100}
+    )
+    assert len(asked) > 20, "hardly anything was asked"
+    seen = {json.dumps(snapshot, sort_keys=True) for episode in made for snapshot in episode.snapshots}
+    for sample in asked:
+        assert score(sample, sample.answer).correct, f"{sample.name}: a wrong label"
+        assert json.dumps(sample.window.snapshots[0], sort_keys=True) in seen, f"{sample.name}: not of this batch"
+    assert all(record["labels"] > 0 for record in records(run)[50:])
+
+
+def test_clozes_themselves_are_rewarded_by_their_score(reinforce):
+    changes = {"source": "clozes", "warmup": {"steps": 0, "clozes": 1, "episodes": 30}}
+    run = reinforce(
+        rl={**changes, "rollouts": {"tokens": 3}, "warmup": {**changes["warmup"], "steps": 80, "responses": 0}},
+        clozes={"explain": False, "weights": {"inverse_dynamics": 1.0}},
+        train={"steps": 3},
+    )
+    last = records(run)[-1]
+    assert last["reward/task"] == last["success"] > 0
+    assert last["rollout/turns"] == 1
+
+
+def test_the_order_of_spa_is_one_configuration(reinforce):
+    """Random episodes, their responses with the truth written in, clozes, then reinforcement with exact rewards."""
+    run = reinforce(
+        rl={
+            "rollouts": {"strategy": "grounding_worldmodeling", "tokens": 90, "turns": 2, "groups": 2, "members": 2},
+            "rewards": {"state_estimation": 0.1, "transition": 0.1},
+            "warmup": {"steps": 2, "clozes": 1.0},
+            "diagnostics": {"every": 1, "turns": 4},
+        }
+    )
+    assert (run / COLLECTED / "frozenlake-4x4" / "manifest.json").is_file()
+    warm, *reinforced = records(run)[1:]
+    assert warm["loss"] > 0
+    assert all(
+        {"mi/mi_sequence", "mi/image", "mi/text", "reward/transition"} <= record.keys() for record in reinforced
+    )
+
+
+# ------------------------------------------------------------------------------------------------------------ learning
+
+
+def test_reward_rises(reinforce):
+    """A policy that sometimes writes a response of the right form learns to write one nearly always."""
+    run = reinforce(
+        rl={
+            "rollouts": {"groups": 8, "members": 8, "turns": 2},
+            "rewards": {"format": 0.25},
+            "filter": {"strategy": "none", "outcome_gate": False},
+            "warmup": {"steps": 48, "rows": 8, "episodes": 60},
+        },
+        train={"steps": 25, "checkpoint_every": 1000},
+    )
+    formed = [record["rollout/formed"] for record in records(run)[48:]]
+    assert np.mean(formed[:3]) < 0.75, "there was little left to learn"
+    assert np.mean(formed[-3:]) > np.mean(formed[:3]) + 0.2, f"the share of good responses: {formed}"
+
+
+# ------------------------------------------------------------------------------------------------ when things go wrong
+
+
+def test_a_batch_that_is_not_finite_is_skipped_and_named(reinforce, monkeypatch, capfd):
+    """The second step's probabilities are no numbers: nothing is learned from it, and the third goes on."""
+    calls, honest = [], Engine.outputs
+
+    def broken(self, batch, **how):
+        calls.append(1)
+        out = honest(self, batch, **how)
+        return out * float("nan") if len(calls) == 2 else out
+
+    monkeypatch.setattr(Engine, "outputs", broken)
+    run = reinforce(rl={"rollouts": {"groups": 2, "members": 4}, "policy": {"entropy": 0.1}}, train={"steps": 3})
+    steps = records(run)
+    assert "epochs" not in steps[1]
+    assert "epochs" in steps[2]
+    first, second = weights(run, 2), weights(run, 3)
+    assert any(not torch.equal(first[name], second[name]) for name in first), "training did not go on"
+    said = "skipped: step 1: probabilities or values before the update of the batch of groups 0 (frozenlake-4x4), 1"
+    assert said in "".join(capfd.readouterr())
+
+
+def test_a_gradient_that_is_not_finite_changes_no_weight(reinforce, monkeypatch):
+    update = Engine.update
+    monkeypatch.setattr(Engine, "update", lambda s, b, loss: update(s, b, lambda n, out: loss(n, out) * float("nan")))
+    with pytest.raises(loop.DivergenceError, match=r"step 2: a gradient of the batch of groups 0 .* is not finite"):
+        reinforce(train={"steps": 4})
+
+
+def test_a_training_whose_groups_are_all_equal_ends_with_advice(reinforce):
+    with pytest.raises(ConfigError, match="no group of rollouts was worth an update for 5 steps in a row"):
+        reinforce(rl={"filter": {"strategy": "dapo"}}, train={"steps": 9, "checkpoint_every": 100})
+    assert issubclass(NothingToLearnError, RuntimeError)
+
+
+def test_training_ends_early_where_success_does_not_rise(reinforce):
+    run = reinforce(
+        rl={"evaluation": {"every": 1, "episodes": 4, "patience": 3}}, train={"steps": 20, "checkpoint_every": 100}
+    )
+    assert records(run)[-1]["step"] == 4, "the first counts as a rise, and three more did not"
+    best = json.loads((run / "checkpoints" / "best.json").read_text())
+    assert Best(best["step"], best["metric"], best["value"]) == Best(1, "eval/success", 0.0)
+
+
+def test_groups_that_differ_in_form_alone_are_phantoms(rl_values, tmp_path):
+    config = Config.model_validate(rl_values(tmp_path, rl={"filter": {"strategy": "dapo"}}))
+    assert config.rl is not None
+
+    def played(number: int, outcome: float, form: float) -> Played:
+        parts = {"task": outcome, "format": form, "state_estimation": 0.0, "transition": 0.0}
+        total = outcome + form
+        return Played(number, number // 2, "w", False, total, outcome, parts, (1,), 1, 0, 1, False, "")
+
+    episodes = [played(0, 1, 0), played(1, 0, 0), played(2, 0, 0.1), played(3, 0, 0), played(4, 1, 0), played(5, 1, 0)]
+    kept, values = loop.choose_groups(episodes, config.rl)
+    assert kept == [0]
+    assert values["groups/phantom"] == pytest.approx(1 / 3)
+    assert values["groups/equal"] == pytest.approx(2 / 3)
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"rl": {"rewards": {"format": 0.5}}}, "keep them below 0.5"),
+        ({"model": {"tiny": {"image_size": 48}}}, "draws 32x32 pixels"),
+        ({"model": {"lora": {"rank": 2, "dropout": 0.1}}}, "set it to 0"),
+        ({"rl": {"auxiliary": {"weight": 1}}, "clozes": {"weights": {"o0 o1 -> a0?5": 1}}}, "fewer than the options"),
+    ],
+)
+def test_what_cannot_work_is_refused_before_anything_starts(reinforce, tmp_path, changes, message):
+    with pytest.raises(ValueError, match=message):
+        reinforce(output=tmp_path / "out", **changes)
+    assert not (tmp_path / "out" / "run.json").exists()
+
+
+# ------------------------------------------------------------------------------------------------------------ going on
+
+
+RESUMED = {
+    **PPO,
+    "warmup": {"steps": 2, "rows": 4, "clozes": 0.5},
+    "auxiliary": {"weight": [[0, 1], [1, 0.1]], "rows": 4},
+    "evaluation": {"every": 2, "episodes": 4},
+}
+
+
+@pytest.mark.parametrize("zero_stage", [0, pytest.param(2, marks=slow), pytest.param(3, marks=slow)])
+def test_a_resumed_run_is_the_one_that_was_never_stopped(reinforce, tmp_path, zero_stage):
+    train = {"steps": 4, "checkpoint_every": 1, "keep_checkpoints": 9, "zero_stage": zero_stage}
+    whole = reinforce(rl=RESUMED, train=train)
+    output = Path(shutil.copytree(whole, tmp_path / "stopped"))
+    for step in (4, 5, 6):
+        shutil.rmtree(output / "checkpoints" / f"step-{step:06d}")
+    reinforce("resume", output, rl=RESUMED, train=train)
+    assert told(output) == told(whole), "not bit for bit"
+    first, second = weights(output, 6), weights(whole, 6)
+    assert all(torch.equal(first[name], second[name]) for name in first)
+
+
+def command(values: dict, folder: Path, *words: str) -> list[str]:
+    path = folder / "rl.yaml"
+    path.write_text(yaml.safe_dump(values))
+    return [sys.executable, "-m", "vagen.cli", "train", "--config", str(path), *words]
+
+
+def environment() -> dict[str, str]:
+    launcher = ("RANK", "WORLD_SIZE", "LOCAL_RANK", "MASTER_ADDR", "MASTER_PORT")
+    kept = {name: value for name, value in os.environ.items() if name not in launcher}
+    return {**kept, "PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"}
+
+
+@slow
+def test_a_run_that_is_killed_goes_on_as_if_it_had_not_been(reinforce, rl_values, tmp_path):
+    changes = {"rl": RESUMED, "train": {"steps": 8, "checkpoint_every": 1}}
+    whole = reinforce(**changes)
+    output = tmp_path / "killed"
+    values = rl_values(output, **changes)
+    process = subprocess.Popen(command(values, tmp_path), env=environment(), cwd=tmp_path)
+    deadline = time.monotonic() + 900
+    while not (output / "checkpoints" / "step-000005").exists():
+        assert process.poll() is None, "ended before it could be killed"
+        assert time.monotonic() < deadline, "no checkpoint"
+        time.sleep(0.01)
+    process.send_signal(signal.SIGKILL)
+    process.wait()
+    subprocess.run(command(values, tmp_path, "--resume"), env=environment(), cwd=tmp_path, check=True)
+    assert told(output) == told(whole)
+
+
+@slow
+@pytest.mark.parametrize("zero_stage", [0, 2, 3])
+def test_two_processes_learn_what_one_learns(reinforce, rl_values, tmp_path, zero_stage):
+    """Groups, clozes and chunks of an update do not depend on who plays them; episodes are of unequal lengths."""
+    changes = {"rl": RESUMED, "train": {"steps": 3, "zero_stage": zero_stage}}
+    alone = reinforce(**{**changes, "train": {"steps": 3}})
+    values = rl_values(tmp_path / "two", **changes)
+    subprocess.run(command(values, tmp_path, "--processes", "2"), env=environment(), cwd=tmp_path, check=True)
+    for one, two in zip(told(alone), told(tmp_path / "two"), strict=True):
+        assert one.keys() == two.keys()
+        for name in one.keys() - {"gap/sampler", "gap/sampler_max", "gap/sampler_kl"}:
+            assert two[name] == pytest.approx(one[name], rel=2e-3, abs=2e-4), f"step {one['step']}: {name}"

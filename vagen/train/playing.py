@@ -1,0 +1,274 @@
+"""What a training by reinforcement plays: episodes to learn from, to warm up with, and to be measured by.
+
+Everything played is a function of the configuration, the step, and the policy, not of the number of processes: groups
+are dealt out to the processes, and each has its seeds. Knows nothing about losses.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+import numpy as np
+
+from vagen.cloze.grammar import named
+from vagen.cloze.sample import Sample
+from vagen.cloze.scoring import score
+from vagen.cloze.statistics import wilson
+from vagen.config import Clozes, Config, ConfigError, Rl
+from vagen.data.mixture import weight_at
+from vagen.data.shards import read_trajectories, write_shards
+from vagen.data.stream import GROUP_TRIES, DataError, Group, ask
+from vagen.mdp import Trajectory
+from vagen.policy.batches import draw
+from vagen.policy.chat import Chat
+from vagen.rl.rewards import TurnReward
+from vagen.rollout.agents import make_agent
+from vagen.rollout.cached import CachedEngine
+from vagen.rollout.collect import episode_seeds
+from vagen.rollout.engine import respond
+from vagen.rollout.episodes import play
+from vagen.rollout.rollouts import rollout, settings_of
+from vagen.rollout.sampling import Sampling
+from vagen.rollout.turns import Rollout, Turn
+from vagen.train.experience import Episode, reward_weights, rewarded
+
+COLLECTED = "collected"  # the folder of a run's collected episodes
+SHARD = 500
+
+
+@dataclass(frozen=True)
+class Played:
+    """One episode in numbers; all processes know those of all.
+
+    Attributes:
+        number, group, world: as in :class:`vagen.train.experience.Episode`.
+        success: the world's verdict, or whether a cloze was answered right.
+        total, outcome: reward, and reward without that for form.
+        parts: of the reward, summed over the turns, by name.
+        lengths: tokens of each response.
+        formed: turns whose response had its form.
+        cut: turns whose response ran into its limit.
+        steps: transitions.
+        truncated: the episode was cut.
+        error: of the world; such an episode counts for nothing else.
+    """
+
+    number: int
+    group: int
+    world: str
+    success: bool
+    total: float
+    outcome: float
+    parts: dict[str, float]
+    lengths: tuple[int, ...]
+    formed: int
+    cut: int
+    steps: int
+    truncated: bool
+    error: str
+
+
+def in_numbers(episode: Episode) -> Played:
+    """An episode in numbers."""
+    played, rewards = episode.rollout, episode.rewards
+    return Played(
+        number=episode.number,
+        group=episode.group,
+        world=played.trajectory.world,
+        success=played.trajectory.success,
+        total=episode.total,
+        outcome=episode.outcome,
+        parts={
+            "task": sum(reward.task for reward in rewards),
+            "format": sum(reward.format for reward in rewards),
+            "state_estimation": sum(reward.state_estimation or 0.0 for reward in rewards),
+            "transition": sum(reward.transition or 0.0 for reward in rewards),
+        },
+        lengths=tuple(len(turn.response) for turn in played.turns),
+        formed=sum(turn.parsed is not None for turn in played.turns),
+        cut=sum(turn.cut for turn in played.turns),
+        steps=len(played.trajectory),
+        truncated=played.trajectory.truncated,
+        error=played.error,
+    )
+
+
+# ---------------------------------------------------------------------------------------------------------- collecting
+
+
+def collect_pool(config: Config, rl: Rl, chat: Chat) -> None:
+    """Collect the episodes of the warm-up into the run's folder, unless they are there already.
+
+    Raises:
+        ConfigError: the policy is to collect them itself, and does nothing.
+    """
+    warmup = rl.warmup
+    engine = CachedEngine(chat, rl.rollouts.batch)
+    for world in rl.rollouts.worlds:
+        folder = Path(config.output) / COLLECTED / world
+        if folder.exists():
+            continue
+        seeds = episode_seeds(config.seed, world, "rl-collect", warmup.episodes)
+        if warmup.behaviour == "self":
+            played = rollout(engine, world, seeds, range(len(seeds)), settings_of(chat, rl.rollouts))
+            episodes = (one.trajectory for one in played)
+        else:
+            agent = make_agent(warmup.behaviour, warmup.epsilon)
+            episodes = play(world, agent, seeds, "train", rl.rollouts.turns)
+        kept = [episode for episode in episodes if len(episode)]
+        if not kept:
+            raise ConfigError(
+                f"rl.warmup.behaviour={warmup.behaviour}: no action was taken in {len(seeds)} episodes of {world}; a "
+                "policy that does not write actions yet has to learn from another, such as random"
+            )
+        write_shards(
+            folder, kept, world=world, split="train", seed=config.seed, behaviour=warmup.behaviour, size=SHARD
+        )
+
+
+class Pool:
+    """The collected episodes of a run, and clozes about any episodes.
+
+    Args:
+        config: whose ``clozes`` say what is asked.
+    """
+
+    def __init__(self, config: Config, rl: Rl):
+        self._seed, self._clozes, self._worlds = config.seed, config.clozes, rl.rollouts.worlds
+        self.patterns = {name: named(name) for name in config.clozes.weights}
+        self._of: dict[str, list[Trajectory]] = {
+            world: list(read_trajectories(Path(config.output) / COLLECTED / world)) for world in self._worlds
+        }
+
+    def episode(self, step: int, row: int) -> Trajectory:
+        """The episode of a row of a warm-up step."""
+        return next(self._walk(row, np.random.default_rng([self._seed, step, row, 3])))
+
+    def group(self, step: int, row: int, progress: float) -> Group:
+        """Clozes about one collected episode.
+
+        Raises:
+            DataError: no cloze fits any.
+        """
+        generator = np.random.default_rng([self._seed, step, row, 4])
+        return self._asked(self._walk(row, generator), progress, generator)
+
+    def about(self, episodes: Sequence[Trajectory], step: int, row: int, progress: float) -> Group | None:
+        """Clozes about one of some episodes; ``None`` where none fits any."""
+        generator = np.random.default_rng([self._seed, step, row, 5])
+        order = generator.permutation(len(episodes)).tolist()
+        found = (
+            ask(episodes[number], self.patterns, self._weights(progress), self._clozes, generator) for number in order
+        )
+        return next((group for group in found if group is not None), None)
+
+    def groups(self, number: int) -> Iterator[Group]:
+        """So many groups, to count the tokens of their answers."""
+        return (self.group(0, row, 1.0) for row in range(number))
+
+    def _walk(self, row: int, generator: np.random.Generator) -> Iterator[Trajectory]:
+        pool = self._of[self._worlds[row % len(self._worlds)]]
+        while True:
+            yield pool[int(generator.integers(len(pool)))]
+
+    def _asked(self, walk: Iterator[Trajectory], progress: float, generator: np.random.Generator) -> Group:
+        for _, episode in zip(range(GROUP_TRIES), walk, strict=False):
+            if group := ask(episode, self.patterns, self._weights(progress), self._clozes, generator):
+                return group
+        raise DataError(f"none of {GROUP_TRIES} collected episodes has room for any of {', '.join(self.patterns)}")
+
+    def _weights(self, progress: float) -> dict[str, float]:
+        return cloze_weights(self._clozes, progress)
+
+
+def cloze_weights(clozes: Clozes, progress: float) -> dict[str, float]:
+    """The weight of each cloze at a share of the training."""
+    return {name: weight_at(weight, progress) for name, weight in clozes.weights.items()}
+
+
+# ------------------------------------------------------------------------------------------------------------- playing
+
+
+def play_worlds(chat: Chat, config: Config, rl: Rl, step: int, rank: int, ranks: int) -> list[Episode]:
+    """This process's episodes of a step, in order."""
+    settings, weights = rl.rollouts, reward_weights(rl)
+    engine = CachedEngine(chat, settings.batch)
+    own = range(rank, settings.groups, ranks)
+    episodes = []
+    for place, world in enumerate(settings.worlds):
+        groups = [group for group in own if group % len(settings.worlds) == place]
+        seeds = episode_seeds(config.seed, world, "rl", (step + 1) * settings.groups)
+        of_episode = [group for group in groups for _ in range(settings.members)]
+        wanted = [seeds[step * settings.groups + group] for group in of_episode]
+        played = rollout(engine, world, wanted, of_episode, settings_of(chat, settings))
+        for number, one in enumerate(played):
+            member = number % settings.members
+            rewards = rewarded(one, weights, config.clozes.representation)
+            episodes.append(Episode(one.group * settings.members + member, one.group, one, rewards))
+    return sorted(episodes, key=lambda episode: episode.number)
+
+
+def play_clozes(
+    chat: Chat, config: Config, rl: Rl, pool: Pool, step: int, progress: float, rank: int, ranks: int
+) -> list[Episode]:
+    """This process's answers to clozes, as episodes of one turn that earn their score."""
+    settings = rl.rollouts
+    groups = [group for group in range(rank, settings.groups, ranks) for _ in range(settings.members)]
+    samples: dict[int, Sample] = {}
+    for group in dict.fromkeys(groups):
+        asked = pool.group(step, group, progress).samples
+        samples[group] = asked[int(np.random.default_rng([config.seed, step, group, 6]).integers(len(asked)))]
+    pictures = dict(zip(samples, draw(samples.values()), strict=True))
+    prompts = [(chat.prompt(samples[group], pictures[group]), pictures[group]) for group in groups]
+    numbers = [group * settings.members + place % settings.members for place, group in enumerate(groups)]
+    generators = [np.random.default_rng([config.seed, step, number, 7]) for number in numbers]
+    sampling = Sampling(settings.temperature, max_tokens=settings.tokens)
+    answers = respond(CachedEngine(chat, settings.batch), prompts, generators, sampling)
+    episodes = []
+    for number, group, prompt, sampled in zip(numbers, groups, prompts, answers, strict=True):
+        text = chat.decode(sampled.tokens.tolist())
+        right = score(samples[group], text)
+        paid = rl.rewards.task * right.correct
+        turn = Turn(
+            prompt[0], tuple(prompt[1]), sampled.tokens, sampled.log_probs, text, None, (), 0, paid, sampled.cut
+        )
+        window = replace(samples[group].window, success=right.correct, terminated=True, truncated=False)
+        earned = TurnReward(paid, rl.rewards.format * right.parsed, None, None)
+        episodes.append(Episode(number, group, Rollout(window, group, (turn,)), (earned,)))
+    return episodes
+
+
+# ----------------------------------------------------------------------------------------------------------- measuring
+
+
+def successes(chat: Chat, rl: Rl, rank: int, ranks: int) -> list[tuple[int, int]]:
+    """Successes and episodes of this process's share of the validation episodes, in each world."""
+    settings, engine = rl.evaluation, CachedEngine(chat, rl.rollouts.batch)
+    found = []
+    for world in rl.rollouts.worlds:
+        seeds = episode_seeds(settings.seed, world, f"rl-{settings.split}", settings.episodes)[rank::ranks]
+        how = settings_of(chat, rl.rollouts, settings.split, settings.temperature)
+        played = rollout(engine, world, seeds, range(len(seeds)), how)
+        found.append((sum(one.trajectory.success for one in played), len(seeds)))
+    return found
+
+
+def success_metrics(worlds: Sequence[str], counts: Sequence[tuple[int, int]]) -> dict[str, float]:
+    """Success of each world with its 95 % interval, and the mean over worlds."""
+    values: dict[str, float] = {}
+    for world, (right, total) in zip(worlds, counts, strict=True):
+        interval = wilson(right, total)
+        values |= {
+            f"eval/{world}/success": interval.value,
+            f"eval/{world}/success_low": interval.low,
+            f"eval/{world}/success_high": interval.high,
+        }
+    mean = sum(right / total for right, total in counts) / len(counts)
+    return {"eval/success": mean, **values}
+
+
+def share_of(episodes: Sequence[Played], what: Callable[[Played], float]) -> float:
+    """The mean of something over episodes; 0 without any."""
+    return sum(map(what, episodes)) / max(1, len(episodes))

@@ -1,0 +1,138 @@
+"""What to watch while reinforcement goes on: numbers of a step, of all processes together.
+
+The measures themselves are those of :mod:`vagen.rl.diagnostics`. Knows nothing about how updates are made.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+
+from vagen.policy.actor import Outputs
+from vagen.rl import losses
+from vagen.rl.diagnostics import clip_shares, log_prob_gap, pass_at_k
+from vagen.train.engine import Engine
+from vagen.train.experience import Measured
+from vagen.train.playing import Played, share_of
+
+
+@dataclass(frozen=True)
+class Tokens:
+    """The numbers of a micro-batch's targets, (N,) each, on the device.
+
+    They are those of :class:`vagen.train.experience.Measured` and :class:`vagen.train.experience.Target`.
+    """
+
+    old: torch.Tensor
+    sampled: torch.Tensor
+    values: torch.Tensor
+    reference: torch.Tensor
+    advantages: torch.Tensor
+    returns: torch.Tensor
+    weights: torch.Tensor
+    value_weights: torch.Tensor
+
+
+def rollout_metrics(played: Sequence[Played], members: int) -> dict[str, float]:
+    """What can be said about a step's episodes, those of all processes."""
+    sound = [one for one in played if not one.error]
+    responses = max(1, sum(len(one.lengths) for one in sound))
+    values = {
+        "success": share_of(sound, lambda one: one.success),
+        "reward": share_of(sound, lambda one: one.total),
+        "rollout/turns": share_of(sound, lambda one: len(one.lengths)),
+        "rollout/steps": share_of(sound, lambda one: one.steps),
+        "rollout/truncated": share_of(sound, lambda one: one.truncated),
+        "rollout/errors": float(len(played) - len(sound)),
+        "rollout/response_tokens": sum(sum(one.lengths) for one in sound) / responses,
+        "rollout/formed": sum(one.formed for one in sound) / responses,
+        "rollout/cut": sum(one.cut for one in sound) / responses,
+    }
+    for part in ("task", "format", "state_estimation", "transition"):
+        values[f"reward/{part}"] = share_of(sound, lambda one, part=part: one.parts[part])
+    for world in sorted({one.world for one in sound}):
+        values[f"success/{world}"] = share_of([one for one in sound if one.world == world], lambda one: one.success)
+    groups = sorted({one.group for one in sound})
+    sizes = torch.tensor([sum(one.group == group for one in sound) for group in groups])
+    right = torch.tensor([sum(one.success for one in sound if one.group == group) for group in groups])
+    if groups and int(sizes.min()) == members > 1:
+        values[f"pass@{members}"] = float(pass_at_k(sizes, right, members).mean())
+    return values
+
+
+def gap_metrics(everyone: Sequence[Measured]) -> dict[str, float]:
+    """How far the trainer is from the sampler on the sampler's own tokens."""
+    old = torch.from_numpy(np.concatenate([one.old for one in everyone]))
+    sampled = torch.from_numpy(np.concatenate([one.sampled for one in everyone]))
+    gap = log_prob_gap(old, sampled, torch.ones_like(old))
+    return {"gap/sampler": gap.mean_abs, "gap/sampler_max": gap.max_abs, "gap/sampler_kl": gap.kl}
+
+
+class Sums:
+    """Sums over the parts of updates, and means over tokens."""
+
+    def __init__(self) -> None:
+        self._sums: dict[str, float] = {}
+        self._means: dict[str, float] = {}
+        self._tokens = 0
+        self.first_gap = 0.0  # of the parts so far
+
+    def add(self, name: str, value: float) -> None:
+        self._sums[name] = self._sums.get(name, 0.0) + value
+
+    def policy(self, said: Outputs, own: Tokens, bounds: tuple[float, float, float | None]) -> None:
+        """Note how far a part's policy has moved from before the update."""
+        new, count = said.log_probs.detach(), len(said.log_probs)
+        everywhere = torch.ones_like(new)
+        moved = log_prob_gap(new, own.old, everywhere)
+        self.first_gap = max(self.first_gap, moved.max_abs)
+        clipped = clip_shares(new, own.old, own.advantages, everywhere, *bounds)
+        errors = (own.returns - own.values).square()
+        means = {
+            "entropy": float(said.entropies.detach().mean()),
+            "kl/update": moved.kl,
+            "clip/high": clipped.high,
+            "clip/low": clipped.low,
+            "clip/dual": clipped.dual,
+            "kl/reference": float(losses.kl(new, own.reference, "k3").mean()),
+            "advantage/size": float(own.advantages.abs().mean()),
+            "values/error": float(errors.mean()),
+        }
+        for name, value in means.items():
+            self._means[name] = self._means.get(name, 0.0) + value * count
+        self._tokens += count
+
+    def over_all(self, engine: Engine) -> dict[str, float]:
+        """Sums and means over all processes; the same names everywhere."""
+        gathered = engine.gather((self._sums, self._means, self._tokens))
+        tokens = sum(count for _, _, count in gathered)
+        values: dict[str, float] = {}
+        for sums, _, _ in gathered:
+            for name, value in sums.items():
+                values[name] = values.get(name, 0.0) + value
+        for _, means, _ in gathered:
+            for name, value in means.items():
+                values[name] = values.get(name, 0.0) + value / tokens
+        return values
+
+
+def largest_of(engine: Engine, value: float) -> float:
+    """The largest of what the processes have."""
+    return max(engine.gather(value))
+
+
+class Interval:
+    """Means of the steps' metrics between two reports."""
+
+    def __init__(self) -> None:
+        self._values: dict[str, list[float]] = {}
+
+    def add(self, values: Mapping[str, float]) -> None:
+        for name, value in values.items():
+            self._values.setdefault(name, []).append(value)
+
+    def summary(self) -> dict[str, float]:
+        return {name: sum(values) / len(values) for name, values in self._values.items()}
