@@ -24,10 +24,10 @@ from pydantic import (
     PlainSerializer,
     PlainValidator,
     PositiveInt,
+    TypeAdapter,
     ValidationError,
     model_validator,
 )
-from pydantic_core import to_jsonable_python
 
 from vagen.files import write_text_atomically
 from worlds.text import Representation
@@ -657,6 +657,9 @@ def _explain(error: ValidationError, origin: str) -> str:
     return f"configuration key {key!r} (in {origin} or an override): {first['msg']}, got {first['input']!r}"
 
 
+_PLAIN: TypeAdapter[Any] = TypeAdapter(Any)
+
+
 @dataclass(frozen=True)
 class Key:
     """A configuration key, or a section of them.
@@ -684,7 +687,7 @@ def described(section: type[Section] = Config, prefix: str = "") -> Iterator[Key
             continue
         words = " or ".join(map(str, get_args(info.annotation))) if get_origin(info.annotation) is Literal else ""
         meaning = "; ".join(text for text in (words, info.description) if text)
-        default = "" if info.is_required() else json.dumps(to_jsonable_python(info.default))
+        default = "" if info.is_required() else json.dumps(_PLAIN.dump_python(info.default, mode="json"))
         yield Key(prefix + name, default, meaning)
 
 
