@@ -18,7 +18,7 @@ from vagen.policy.chat import Chat, Encoded
 from vagen.policy.constrain import Automaton, ConstrainedLogits
 from vagen.policy.packing import PackedLoss, collate, distinct_pictures, pack
 from vagen.policy.prefixes import Asked as Asked
-from vagen.policy.prefixes import Writing, common_rows, why_not_shared, write_shared
+from vagen.policy.prefixes import Writing, common_rows, side_by_side, why_not_shared, write_shared
 
 # What a model's own generation configuration may say and greedy decoding must not do: a penalty for repetition, as in
 # Qwen2.5-VL's, would make a board of equal cells impossible to write.
@@ -105,7 +105,7 @@ def score_answers(chat: Chat, prompts: Sequence[Asked], answers: Sequence[Sequen
     Returns:
         For each prompt, one log-probability in nats per answer.
     """
-    together = common_rows(prompts)
+    together = [[index for row in rows for index in row.prompts] for rows in side_by_side(common_rows(prompts))]
     rows = []
     for row in together:
         texts = [(prompts[index], text) for index in row for text in answers[index]]
