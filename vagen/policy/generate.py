@@ -70,14 +70,8 @@ def generate_scored(
     automata: Sequence[Automaton] | None = None,
 ) -> list[Answer]:
     """As :func:`generate`, with the tokens and their log-probabilities."""
-    model = chat.policy.model
-    write = _write_plain if why_not_shared(model) else write_shared
-    answers = _blank(len(prompts), max_new_tokens, automata)
-    was_training = model.training
-    model.eval()
-    write(chat, prompts, answers, batch, progress)
-    model.train(was_training)
-    return [_answer(chat, answer) for answer in answers]
+    write = _write_plain if why_not_shared(chat.policy.model) else write_shared
+    return _answers(chat, prompts, _blank(len(prompts), max_new_tokens, automata), batch, progress, write)
 
 
 def generate_plain(
@@ -88,9 +82,8 @@ def generate_plain(
     automata: Sequence[Automaton] | None = None,
 ) -> list[Answer]:
     """As :func:`generate_scored`, always by ``transformers``: what shared prefixes are measured against."""
-    answers = _blank(len(prompts), max_new_tokens, automata)
-    _write_plain(chat, prompts, answers, batch, lambda done: None)
-    return [_answer(chat, answer) for answer in answers]
+    blank = _blank(len(prompts), max_new_tokens, automata)
+    return _answers(chat, prompts, blank, batch, lambda done: None, _write_plain)
 
 
 @torch.inference_mode()
@@ -140,9 +133,24 @@ def _blank(count: int, limits: int | Sequence[int], automata: Sequence[Automaton
     return [Writing(limit) for limit in ([limits] * count if isinstance(limits, int) else limits)]
 
 
-def _answer(chat: Chat, answer: Writing) -> Answer:
-    tokens, log_probs = np.array(answer.tokens, dtype=np.int64), np.array(answer.log_probs, dtype=np.float64)
-    return Answer(chat.decode(answer.tokens), tokens, log_probs)
+def _answers(
+    chat: Chat,
+    prompts: Sequence[Asked],
+    blank: Sequence[Writing],
+    batch: int,
+    progress: Callable[[int], object],
+    write: Callable[[Chat, Sequence[Asked], Sequence[Writing], int, Callable[[int], object]], None],
+) -> list[Answer]:
+    """What is written into blank answers, by a model that is left as it was."""
+    model = chat.policy.model
+    was_training = model.training
+    model.eval()
+    write(chat, prompts, blank, batch, progress)
+    model.train(was_training)
+    return [
+        Answer(chat.decode(answer.tokens), np.array(answer.tokens, np.int64), np.array(answer.log_probs, np.float64))
+        for answer in blank
+    ]
 
 
 @torch.inference_mode()
