@@ -18,7 +18,7 @@ from vagen.policy.chat import Chat, Encoded
 from vagen.policy.constrain import Automaton, ConstrainedLogits
 from vagen.policy.packing import PackedLoss, collate, distinct_pictures, pack
 from vagen.policy.prefixes import Asked as Asked
-from vagen.policy.prefixes import Writing, common_rows, why_not_shared, write_shared
+from vagen.policy.prefixes import Writing, common_rows, side_by_side, why_not_shared, write_shared
 
 # What a model's own generation configuration may say and greedy decoding must not do: a penalty for repetition, as in
 # Qwen2.5-VL's, would make a board of equal cells impossible to write.
@@ -70,14 +70,8 @@ def generate_scored(
     automata: Sequence[Automaton] | None = None,
 ) -> list[Answer]:
     """As :func:`generate`, with the tokens and their log-probabilities."""
-    model = chat.policy.model
-    write = _write_plain if why_not_shared(model) else write_shared
-    answers = _blank(len(prompts), max_new_tokens, automata)
-    was_training = model.training
-    model.eval()
-    write(chat, prompts, answers, batch, progress)
-    model.train(was_training)
-    return [_answer(chat, answer) for answer in answers]
+    write = _write_plain if why_not_shared(chat.policy.model) else write_shared
+    return _answers(chat, prompts, _blank(len(prompts), max_new_tokens, automata), batch, progress, write)
 
 
 def generate_plain(
@@ -88,9 +82,8 @@ def generate_plain(
     automata: Sequence[Automaton] | None = None,
 ) -> list[Answer]:
     """As :func:`generate_scored`, always by ``transformers``: what shared prefixes are measured against."""
-    answers = _blank(len(prompts), max_new_tokens, automata)
-    _write_plain(chat, prompts, answers, batch, lambda done: None)
-    return [_answer(chat, answer) for answer in answers]
+    blank = _blank(len(prompts), max_new_tokens, automata)
+    return _answers(chat, prompts, blank, batch, lambda done: None, _write_plain)
 
 
 def score_answers(chat: Chat, prompts: Sequence[Asked], answers: Sequence[Sequence[str]]) -> list[NDArray[np.float64]]:
@@ -104,7 +97,7 @@ def score_answers(chat: Chat, prompts: Sequence[Asked], answers: Sequence[Sequen
     Returns:
         For each prompt, one log-probability in nats per answer.
     """
-    together = common_rows(prompts)
+    together = [[index for row in rows for index in row.prompts] for rows in side_by_side(common_rows(prompts))]
     rows = []
     for row in together:
         texts = [(prompts[index], text) for index in row for text in answers[index]]
@@ -147,9 +140,24 @@ def _blank(count: int, limits: int | Sequence[int], automata: Sequence[Automaton
     return [Writing(limit) for limit in ([limits] * count if isinstance(limits, int) else limits)]
 
 
-def _answer(chat: Chat, answer: Writing) -> Answer:
-    tokens, log_probs = np.array(answer.tokens, dtype=np.int64), np.array(answer.log_probs, dtype=np.float64)
-    return Answer(chat.decode(answer.tokens), tokens, log_probs)
+def _answers(
+    chat: Chat,
+    prompts: Sequence[Asked],
+    blank: Sequence[Writing],
+    batch: int,
+    progress: Callable[[int], object],
+    write: Callable[[Chat, Sequence[Asked], Sequence[Writing], int, Callable[[int], object]], None],
+) -> list[Answer]:
+    """What is written into blank answers, by a model that is left as it was."""
+    model = chat.policy.model
+    was_training = model.training
+    model.eval()
+    write(chat, prompts, blank, batch, progress)
+    model.train(was_training)
+    return [
+        Answer(chat.decode(answer.tokens), np.array(answer.tokens, np.int64), np.array(answer.log_probs, np.float64))
+        for answer in blank
+    ]
 
 
 @torch.inference_mode()

@@ -31,7 +31,7 @@ def log_probabilities(
     """
     result: list[NDArray[np.float64]] = [np.zeros(0)] * len(prompts)
     for together in batches(prompts, rows):
-        chosen = [index for row in together for index in row]
+        chosen = [index for row in together for index in row.prompts]
         scored = score_answers(chat, [prompts[i] for i in chosen], [answers[i] for i in chosen])
         for index, found in zip(chosen, scored, strict=True):
             result[index] = found

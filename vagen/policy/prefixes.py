@@ -30,8 +30,20 @@ Asked = tuple[Prompt, Sequence[Picture]]  # a prompt and its images
 
 ROW_TOKENS = 1024  # in a row beside those of its first prompt: a row's mask and scores grow with the square
 ROW_PROMPTS = 16  # in a row: what one of them writes takes place that the others attend to in vain
-WIDTH = 4
 LEAST_SHARED = 0.25  # of a prompt's tokens must be there already for it to join a row
+
+
+@dataclass(frozen=True)
+class CommonRow:
+    """Prompts that share a row.
+
+    Attributes:
+        prompts: their numbers; each begins as the one before, for a while.
+        tokens: of the row, shared ones counted once.
+    """
+
+    prompts: tuple[int, ...]
+    tokens: int
 
 
 @dataclass
@@ -77,7 +89,7 @@ def why_not_shared(model: Any) -> str | None:
     return None
 
 
-def common_rows(prompts: Sequence[Asked], tokens: int = ROW_TOKENS, most: int = ROW_PROMPTS) -> list[list[int]]:
+def common_rows(prompts: Sequence[Asked], tokens: int = ROW_TOKENS, most: int = ROW_PROMPTS) -> list[CommonRow]:
     """Which prompts share a row: those that begin alike, as far as a row holds them.
 
     A function of the prompts alone; each stands in one row.
@@ -88,35 +100,53 @@ def common_rows(prompts: Sequence[Asked], tokens: int = ROW_TOKENS, most: int = 
     """
     contents = _contents(prompts)
     order = sorted(range(len(prompts)), key=lambda index: contents[index].tobytes())
-    rows: list[list[int]] = []
+    rows: list[CommonRow] = []
     further = 0  # tokens in the row beside those of its first prompt
     for index in order:
         own = len(contents[index])
-        shared = _alike(contents[rows[-1][-1]], contents[index]) if rows else 0
-        if shared < LEAST_SHARED * own or further + own - shared > tokens or len(rows[-1]) == most:
-            rows.append([index])
+        shared = _alike(contents[rows[-1].prompts[-1]], contents[index]) if rows else 0
+        if shared < LEAST_SHARED * own or further + own - shared > tokens or len(rows[-1].prompts) == most:
+            rows.append(CommonRow((index,), own))
             further = 0
         else:
-            rows[-1].append(index)
+            rows[-1] = CommonRow((*rows[-1].prompts, index), rows[-1].tokens + own - shared)
             further += own - shared
     return rows
 
 
-def batches(prompts: Sequence[Asked], batch: int) -> Iterator[list[list[int]]]:
+def batches(prompts: Sequence[Asked], batch: int) -> Iterator[list[CommonRow]]:
     """The :func:`common_rows` of prompts, so many at a time that they hold at most ``batch`` prompts.
 
-    Rows of one batch are padded to one length and to one number of prompts, so those alike go together.
+    Rows with like numbers of prompts go together, for these are padded to one number when they are answered.
     """
     rows = common_rows(prompts, most=min(ROW_PROMPTS, batch))
-    rows.sort(key=lambda row: (len(row), max(len(prompts[index][0].ids) for index in row)))
-    chosen: list[list[int]] = []
+    rows.sort(key=lambda row: (len(row.prompts), row.tokens))
+    chosen: list[CommonRow] = []
     for row in rows:
-        if sum(map(len, chosen)) + len(row) > batch:
+        if sum(len(other.prompts) for other in chosen) + len(row.prompts) > batch:
             yield chosen
             chosen = []
         chosen.append(row)
     if chosen:
         yield chosen
+
+
+def side_by_side(rows: Sequence[CommonRow]) -> list[list[CommonRow]]:
+    """Short rows behind each other, none longer together than the longest is alone: so they need little padding.
+
+    First fit, the longest first; prompts of different rows do not see each other wherever they stand.
+    """
+    filled: list[list[CommonRow]] = []
+    room: list[int] = []
+    for row in sorted(rows, key=lambda row: -row.tokens):
+        place = next((number for number, left in enumerate(room) if left >= row.tokens), None)
+        if place is None:
+            place = len(filled)
+            filled.append([])
+            room.append(max(other.tokens for other in rows))
+        filled[place].append(row)
+        room[place] -= row.tokens
+    return filled
 
 
 @torch.inference_mode()
@@ -140,10 +170,13 @@ def write_shared(
     _check(chat.policy.model)
     with dense_attention(chat.policy.model):
         for together in batches(prompts, batch):
-            chosen = [index for row in together for index in row]
-            prefilled = _prefill(chat, [[prompts[index] for index in row] for row in together])
-            prefilled.regroup(_narrow(prefilled.row, WIDTH))
-            _write(chat, prefilled, [answers[index] for index in chosen])
+            filled = side_by_side(together)
+            state = _prefill(chat, [[prompts[index] for row in rows for index in row.prompts] for rows in filled])
+            rows = [row for rows in filled for row in rows]
+            sizes = torch.tensor([len(row.prompts) for row in rows], device=state.row.device)
+            state.regroup(torch.arange(len(rows), device=sizes.device).repeat_interleave(sizes))
+            chosen = [index for row in rows for index in row.prompts]
+            _write(chat, state, [answers[index] for index in chosen])
             progress(len(chosen))
 
 
@@ -250,14 +283,6 @@ def _prefill(chat: Chat, rows: Sequence[Sequence[Asked]]) -> _State:
         sees=(columns <= column[:, None]) & (column[:, None] < batch.ends[row]),
         next=torch.tensor(np.tile(after, (planes, 1)), device=model.device),
     )
-
-
-def _narrow(row: torch.Tensor, width: int) -> torch.Tensor:
-    """(N,) rows cut into rows of at most ``width``."""
-    counts = torch.bincount(row)
-    place = torch.arange(len(row), device=row.device) - (counts.cumsum(0) - counts)[row]
-    _, rows = (row * len(row) + place // width).unique_consecutive(return_inverse=True)
-    return rows
 
 
 def _write(chat: Chat, state: _State, answers: Sequence[Writing]) -> None:
