@@ -1,15 +1,25 @@
 """Rollouts between the steps of training: the whole model is there, whatever is spread over processes."""
 
 import json
+import os
 import subprocess
 import sys
 from pathlib import Path
+from unittest import mock
 
 import numpy as np
 import pytest
 
-from vagen.config import environment
+from vagen.config import Config, environment
+from vagen.data.stream import ClozeStream
+from vagen.policy.batches import Batcher, answer_weights
+from vagen.policy.chat import Chat
+from vagen.policy.policy import create
+from vagen.rollout.cached import CachedEngine
+from vagen.rollout.rollouts import Settings, rollout
+from vagen.rollout.sampling import Sampling
 from vagen.train.ranks import free_port
+from vagen.train.run import cloze_format
 
 ROOT = Path(__file__).parents[2]
 # Rank 1 plays longer episodes, and more of them; between the rollouts both train.
@@ -64,6 +74,37 @@ def play(configuration: Path, output: Path) -> list[list]:
             child.kill()
     assert codes == [0, 0]
     return [json.loads(Path(f"{output}-{rank}.json").read_text()) for rank in range(2)]
+
+
+def test_the_whole_model_is_there_for_rollouts(process_group, values, tmp_path):
+    """ZeRO 3 in one process, before and after a step of training, against a copy that was never spread."""
+    from vagen.train.engine import Engine
+
+    config = Config.model_validate(values(tmp_path / "unused", train={"zero_stage": 3}))
+    stream = ClozeStream(config.shards, config.clozes, config.seed, config.mixture)
+    with mock.patch.dict(os.environ, process_group):
+        policy, whole = (create(config.model, cloze_format(config, stream), config.seed) for _ in range(2))
+        chat = Chat(policy)
+        cells = [(world, cloze) for world in stream.worlds for cloze in stream.patterns]
+        batcher = Batcher(chat, answer_weights(chat, stream, config.train.balance), cells)
+        engine = Engine(policy.model, config.train, config.optimizer, len(cells))
+        spread = CachedEngine(chat, 2, engine.gathered)
+        before = responses(spread)
+        assert before == pytest.approx(responses(CachedEngine(Chat(whole), 2)), abs=1e-5)
+        groups = stream.share(0, config.train.rows, 0, 1)
+        engine.step([batcher.batch(groups[:2]), batcher.batch(groups[2:])])
+        whole.model.load_state_dict(engine.model_state())
+        after = responses(spread)
+    assert after == pytest.approx(responses(CachedEngine(Chat(whole), 2)), abs=1e-5)
+    assert after != before, "training changed nothing"
+
+
+def responses(engine: CachedEngine) -> list[float]:
+    """The tokens and log-probabilities of a few episodes, one after the other."""
+    settings = Settings("no_think", max_turns=2, sampling=Sampling(max_tokens=4))
+    played = rollout(engine, "sokoban-6x6", range(3), range(3), settings)
+    turns = [turn for episode in played for turn in episode.turns]
+    return [number for turn in turns for numbers in (turn.response, turn.log_probs) for number in numbers.tolist()]
 
 
 @pytest.mark.slow

@@ -262,6 +262,9 @@ class _Seat:
         episode = self._episode
         if episode is None or episode.over or self.trouble.message:
             return None
+        if len(self._turns) == self._settings.max_turns:
+            episode.truncated = True
+            return None
         text = ""
         with self.trouble.at(f"step {len(episode.actions)}"):
             text = describe_circumstances(self._world, episode.snapshots[-1], self._usable)
@@ -270,7 +273,7 @@ class _Seat:
         prompt, pictures = self._conversation.observe(Observation(Picture.of(episode.frame), text))
         if int(prompt.image_of.max()) + 1 != len(pictures):
             raise RolloutError(f"{self._where()}: {len(pictures)} images for {int(prompt.image_of.max()) + 1} places")
-        if len(self._turns) == self._settings.max_turns or not self._fits(len(prompt.ids)):
+        if not self._fits(len(prompt.ids)):
             episode.truncated = True
             return None
         self._request = Request(self._lane, prompt, pictures, self._generator)

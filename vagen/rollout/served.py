@@ -60,8 +60,8 @@ class ServedEngine:
         os.environ["VLLM_ENABLE_V1_MULTIPROCESSING"] = "0"  # the weights are in this process
         try:
             self._vllm = importlib.import_module("vllm")
-        except ImportError:
-            raise ModelError("rollouts with vLLM need it: pip install 'vagen-cloze[vllm]'") from None
+        except ImportError as error:
+            raise ModelError(f"vLLM cannot be imported ({error}): pip install 'vagen-cloze[vllm]'") from None
         chat.unexpanded(chat.opening("", "?", []))  # refuses models whose prompts it cannot write
         launched = torch.distributed.is_available() and torch.distributed.is_initialized()
         self._llm = self._vllm.LLM(
@@ -141,5 +141,5 @@ class ServedEngine:
         with self._gathered():
             state = model.state_dict()
             weights = list((merged_state(model, state) if has_adapters(model) else state).items())
-            self._llm.apply_model(lambda served: served.load_weights(iter(weights)) and None)
+            self._llm.apply_model(lambda served: served.load_weights(iter(weights)))
         self._llm.reset_prefix_cache()

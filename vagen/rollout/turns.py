@@ -58,7 +58,7 @@ class Rollout:
     Attributes:
         trajectory: states, actions and rewards of the world.
         group: episodes of one group began in the same state.
-        turns: in order; at least one.
+        turns: in order; at least one, unless the world failed before the first.
         error: what went wrong inside the world, "" if nothing did. Such an episode is no failure of the policy.
     """
 
