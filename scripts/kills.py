@@ -122,7 +122,7 @@ def kill_at_a_random_moment(process: Process, run: Path, starts: int, generator:
         while process.running() and reports_of(run) < goal:
             time.sleep(0.002)
         while aim == "checkpoint" and process.running() and not any(folder.glob(".*.part")):
-            pass
+            time.sleep(0.0005)
         time.sleep(generator.uniform(0, 0.05))
     if not process.running():
         raise RuntimeError("the training ended before it was killed: it needs more steps")

@@ -101,8 +101,9 @@ def table() -> str:
         config = load(ROOT / "configs" / name)
         size = total_parameters(config)
         kept = activations(config)
+        trainable = {rank: trained(config, rank) for rank in {setting.lora for setting in SETTINGS}}
         for setting in SETTINGS:
-            need = needed(size, trained(config, setting.lora), kept, setting)
+            need = needed(size, trainable[setting.lora], kept, setting)
             parts = (
                 *(need.parameters, need.gradients, need.optimizer, need.activations, need.update, need.buffers),
                 need.total,

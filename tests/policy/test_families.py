@@ -5,6 +5,7 @@ tokenizer's mark for the end of a turn in the place of their own.
 """
 
 from dataclasses import replace
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -18,6 +19,7 @@ from vagen.policy import tiny
 from vagen.policy.chat import Chat
 from vagen.policy.constrain import Constrainer, Vocabulary
 from vagen.policy.generate import generate, score_answers
+from vagen.policy.packing import share_features
 from vagen.policy.policy import ClozeFormat, Policy
 
 END = tiny.END
@@ -156,3 +158,18 @@ def test_policies_of_other_end_tokens(architecture, every_cloze):
     chat = Chat(Policy("small", model, processor, ClozeFormat("grid", False)))
     automaton = Constrainer(chat).for_sample(every_cloze("sokoban-6x6")[0])
     assert set(automaton.ends) == {processor.tokenizer.eos_token_id, processor.tokenizer.pad_token_id}
+
+
+@pytest.mark.parametrize("whole", [True, False])
+def test_features_are_repeated_in_the_form_they_come_in(whole):
+    """Versions of transformers give what DeepStack adds as one tensor or as one for each image."""
+    parts = torch.arange(10.0).reshape(5, 2)  # of images with 2 and 3 tokens
+    form = (lambda tensor: tensor) if whole else (lambda tensor: torch.split(tensor, [2, 3]))
+    outputs = SimpleNamespace(pooler_output=torch.split(parts, [2, 3]), deepstack_features=[form(parts), form(-parts)])
+    index = torch.tensor([2, 3, 4, 0, 1, 0, 1])
+    shared = share_features(outputs, SimpleNamespace(features=index))
+    for found, expected in zip(
+        [shared.pooler_output, *shared.deepstack_features], [parts, parts, -parts], strict=True
+    ):
+        assert torch.equal(found if isinstance(found, torch.Tensor) else torch.cat(found), expected[index])
+    assert isinstance(shared.deepstack_features[0], torch.Tensor) == whole

@@ -14,8 +14,9 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 import worlds
+from worlds import core
 from worlds.board import BoardWorld
-from worlds.core import SPLITS, Facts, WorldError, split_of
+from worlds.core import SPLITS, Facts, WorldError, WorldSpec, split_of
 from worlds.testing import CHECKS, BrokenContractError, check_world, random_states
 from worlds.text import REPRESENTATIONS, read_actions, read_facts, write_actions, write_facts
 
@@ -245,6 +246,14 @@ def test_a_world_in_other_sizes_is_the_same_world(id):
 def test_sizes_that_are_none_are_refused(id, complaint):
     with pytest.raises(WorldError, match=complaint):
         worlds.make(id)
+
+
+def test_worlds_of_one_size_say_so(monkeypatch):
+    monkeypatch.setattr(core, "_REGISTRY", {"pole": WorldSpec("pole", "worlds.adapters:GymWorld", {})})
+    with pytest.raises(WorldError, match="pole is drawn in one size only"):
+        worlds.make("pole@28")
+    with pytest.raises(WorldError, match="choose another"):
+        worlds.register("pole@28", "worlds.adapters:GymWorld")
 
 
 if __name__ == "__main__":
