@@ -18,6 +18,7 @@ import sys
 import threading
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from functools import cache, lru_cache
 from importlib.util import find_spec
 from typing import Any
 
@@ -60,7 +61,7 @@ def why_missing() -> str:
     """Why nothing can be drawn here, and what to install; "" where it can, as far as is known without trying."""
     if find_spec("mujoco") is None:
         return f"it needs MuJoCo, which is not installed: {_INSTALL}"
-    if sys.platform == "linux" and not _platform():
+    if sys.platform == "linux" and not opengl():
         return f"it needs OpenGL without a screen, and neither EGL nor OSMesa is there: {_DRIVERS}"
     return ""
 
@@ -157,32 +158,32 @@ def _check_size(size: int) -> None:
 # ------------------------------------------------------------------------------------------------------------ OpenGL
 
 
-def _platform() -> str:
+def opengl() -> str:
     """How OpenGL is reached without a screen on Linux: "egl", "osmesa", or "" for not at all."""
     wanted = os.environ.get("MUJOCO_GL", "").lower()
     if wanted in ("egl", "osmesa"):
         return wanted
-    for platform, library in (("egl", "EGL"), ("osmesa", "OSMesa")):
+    for way, library in (("egl", "EGL"), ("osmesa", "OSMesa")):
         if ctypes.util.find_library(library):
-            return platform
+            return way
     return ""
 
 
 def _open_gl() -> Any:
     """A new OpenGL context that draws into memory."""
-    platform = _platform() if sys.platform == "linux" else ""
+    way = opengl() if sys.platform == "linux" else ""
     # Mesa's renderer without a GPU: in this thread, since threads of its own would be missing after a fork.
     os.environ.setdefault("LP_NUM_THREADS", "0")
-    if platform:
-        os.environ.setdefault("MUJOCO_GL", platform)
+    if way:
+        os.environ.setdefault("MUJOCO_GL", way)
     try:
-        if platform:
-            return importlib.import_module(f"mujoco.{platform}").GLContext(MAX_SIZE, MAX_SIZE)
+        if way:
+            return importlib.import_module(f"mujoco.{way}").GLContext(MAX_SIZE, MAX_SIZE)
         return importlib.import_module("mujoco").GLContext(MAX_SIZE, MAX_SIZE)
     except (ImportError, AttributeError, RuntimeError, OSError) as error:
         what = " ".join(str(error).split())
         raise WorldError(
-            f"rooms cannot be drawn: OpenGL through {platform or sys.platform} does not start ({what}); "
+            f"rooms cannot be drawn: OpenGL through {way or sys.platform} does not start ({what}); "
             f"{_DRIVERS}, or set MUJOCO_GL to egl or osmesa"
         ) from error
 
@@ -381,14 +382,27 @@ class Solid:
 
 def solids(room: Room) -> list[Solid]:
     """Everything there is to draw."""
-    found = _shell(room)
+    found = list(_shell(room.width, room.depth, room.walls, room.floor, room.ceiling))
     for number, item in enumerate(room.items):
         turn = _turn(math.radians(item.yaw))
-        for part in parts(item.kind):
-            at = turn @ part.at + (item.x, item.y, 0)
-            colour = paint(part.paint, item.colour)
-            found.append(Solid(part.shape, np.array(part.size), at, turn @ part.axes, colour, number, gloss=0.25))
+        built = parts(item.kind)
+        sizes, places, turned = _arrays(item.kind)
+        places = places @ turn.T + (item.x, item.y, 0)
+        turned = turn @ turned
+        for part, size, at, own in zip(built, sizes, places, turned, strict=True):
+            found.append(Solid(part.shape, size, at, own, paint(part.paint, item.colour), number, gloss=0.25))
     return found
+
+
+@cache
+def _arrays(kind: str) -> tuple[NDArray[np.float64], NDArray[np.float64], NDArray[np.float64]]:
+    """Sizes (P, 3), places (P, 3) and axes (P, 3, 3) of a kind's parts."""
+    built = parts(kind)
+    return (
+        np.array([part.size for part in built]),
+        np.array([part.at for part in built]),
+        np.array([part.axes for part in built]),
+    )
 
 
 def _turn(yaw: float) -> NDArray[np.float64]:
@@ -402,30 +416,29 @@ _DARK_WOOD, _SEA, _LAND, _SUN = (0.25, 0.18, 0.12), (0.25, 0.45, 0.55), (0.35, 0
 Corner = Sequence[float]
 
 
-def _shell(room: Room) -> list[Solid]:
+@lru_cache(maxsize=64)
+def _shell(width: float, depth: float, walls: tuple[str, ...], floor: str, ceiling: str) -> tuple[Solid, ...]:
     """Floor, ceiling and walls: one with a window, one with a door, one with a picture, one with shelves."""
-    width, depth = room.width, room.depth
     found: list[Solid] = []
 
     def add(low: Corner, high: Corner, colour: Colour) -> None:
         found.append(_block(np.array(low), np.array(high), np.eye(3), colour))
 
-    floor = FLOORS[room.floor]
-    add((-width / 2, -depth / 2, -_THICK), (width / 2, depth / 2, 0), floor)
-    add((-width / 2, -depth / 2, WALL_HEIGHT), (width / 2, depth / 2, WALL_HEIGHT + _THICK), CEILINGS[room.ceiling])
+    add((-width / 2, -depth / 2, -_THICK), (width / 2, depth / 2, 0), FLOORS[floor])
+    add((-width / 2, -depth / 2, WALL_HEIGHT), (width / 2, depth / 2, WALL_HEIGHT + _THICK), CEILINGS[ceiling])
     for column in range(math.ceil(width)):  # a chequered floor, in squares of one metre
         for row in range(column % 2, math.ceil(depth), 2):
             low = (column - width / 2, row - depth / 2, 0)
-            add(low, (min(low[0] + 1, width / 2), min(low[1] + 1, depth / 2), 0.001), _darker(floor, 0.88))
-    for side, colour in enumerate(room.walls):
-        found.extend(_wall(room, side, WALL_COLOURS[colour]))
-    return found
+            add(low, (min(low[0] + 1, width / 2), min(low[1] + 1, depth / 2), 0.001), _darker(FLOORS[floor], 0.88))
+    for side, colour in enumerate(walls):
+        away, length = ((width, depth), (depth, width))[side % 2]
+        found.extend(_wall(side, away, length, WALL_COLOURS[colour]))
+    return tuple(found)
 
 
-def _wall(room: Room, side: int, colour: Colour) -> Iterator[Solid]:
-    """A wall and what hangs on it, built as the east wall and turned."""
+def _wall(side: int, away: float, length: float, colour: Colour) -> Iterator[Solid]:
+    """A wall and what hangs on it, built as the east wall of a room ``away`` wide and turned."""
     turn = _turn(math.pi / 2 * side)
-    away, length = ((room.width, room.depth), (room.depth, room.width))[side % 2]
 
     def block(low: Corner, high: Corner, colour: Colour) -> Solid:
         """Between two corners, each given as (how far off the wall into the room, along it, up)."""

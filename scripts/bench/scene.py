@@ -12,6 +12,7 @@ import argparse
 import importlib
 import itertools
 import math
+import os
 from collections.abc import Sequence
 from typing import Any
 
@@ -19,9 +20,11 @@ import numpy as np
 from measure import compare
 from numpy.typing import NDArray
 
+from worlds import scene
 from worlds.rooms import COLOURS, KINDS, MAX_RADIUS, Camera, Item, Room, overlap
 from worlds.scene import SceneRenderer, axes, solids
 
+os.environ.setdefault("MUJOCO_GL", scene.opengl())  # for the peer; read when mujoco is imported
 mujoco: Any = importlib.import_module("mujoco")  # of the extra "scene"
 ROOMS = 64
 ALIKE = 4.0  # mean difference in grey levels up to which both pictures count as the same

@@ -400,11 +400,11 @@ def test_without_opengl_it_says_what_to_install(monkeypatch):
 def test_egl_is_preferred_and_the_user_decides(monkeypatch):
     monkeypatch.delenv("MUJOCO_GL", raising=False)
     monkeypatch.setattr(scene.ctypes.util, "find_library", lambda library: library)
-    assert scene._platform() == "egl"
+    assert scene.opengl() == "egl"
     monkeypatch.setattr(scene.ctypes.util, "find_library", lambda library: library if library == "OSMesa" else None)
-    assert scene._platform() == "osmesa"
+    assert scene.opengl() == "osmesa"
     monkeypatch.setenv("MUJOCO_GL", "egl")
-    assert scene._platform() == "egl"
+    assert scene.opengl() == "egl"
 
 
 def test_rooms_are_known_without_mujoco_and_say_what_they_need(monkeypatch):
