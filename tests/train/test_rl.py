@@ -63,6 +63,23 @@ def test_ratios_of_the_first_update_are_exactly_one(ppo):
         assert record["kl/update"] > 0, "the second update still had the policy of the first"
 
 
+@pytest.mark.parametrize("zero_stage", [0, 2, 3])
+def test_neither_micro_batches_nor_stages_change_what_is_learned(reinforce, zero_stage):
+    """Many small micro-batches of one optimizer step against a few large ones, with clozes beside."""
+    changes = {**PPO, "warmup": {"steps": 3, "rows": 4, "clozes": 0.5}, "auxiliary": {"weight": 0.5, "rows": 4}}
+    few = reinforce(rl=changes, train={"steps": 1, "checkpoint_every": 100})
+    many = reinforce(
+        rl=changes, train={"steps": 1, "micro_rows": 1, "zero_stage": zero_stage, "checkpoint_every": 100}
+    )
+    for one, other in zip(told(few), told(many), strict=True):
+        for name in ("loss", "grad_norm", "labels", "loss/value", "loss/divergence", "entropy"):
+            if name in one:
+                assert other[name] == pytest.approx(one[name], rel=1e-3, abs=1e-5), f"step {one['step']}: {name}"
+    first, second = weights(few, 4), weights(many, 4)
+    worst = max(float((first[name] - second[name]).abs().max()) for name in first)
+    assert worst < 2e-3, "AdamW's first steps are of the size of the learning rate whatever the gradient is"
+
+
 def test_a_model_that_computes_at_random_is_found_out(reinforce, monkeypatch):
     """Dropout in the update and not before it: ratios would not be 1, and nobody would notice."""
     update = Engine.update
