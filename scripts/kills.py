@@ -179,8 +179,14 @@ def main() -> int:
     configs: dict[str, Path] = {}
     for name in ("whole", "killed"):
         configs[name] = args.output / f"{name}.yaml"
-        values = {"output": str(args.output / name), "shards": [str(folder) for folder in folders], "train": train}
-        configs[name].write_text(yaml.safe_dump({**values, "model": {"tiny": tiny}}), encoding="utf-8")
+        values = {
+            "output": str(args.output / name),
+            "shards": [str(folder) for folder in folders],
+            "model": {"tiny": tiny},
+            "clozes": {"explain": False, "imagined": 0, "weights": {"forward_dynamics": 1, "inverse_dynamics": 1}},
+            "train": train,
+        }
+        configs[name].write_text(yaml.safe_dump(values), encoding="utf-8")
     uninterrupted = Fork(["train", "--config", str(configs["whole"])])
     uninterrupted.wait()
     killed = kill_often(Fork, configs["killed"], args.output / "killed", args.kills, random.Random(0))

@@ -154,7 +154,6 @@ def _parser() -> argparse.ArgumentParser:
         "--tasks",
         nargs="+",
         choices=_MINDCUBE_TASKS,
-        default=_MINDCUBE_TASKS,
         help="forms of prompts and outputs to train on; default: all",
     )
     verb.add_argument("--prompts", type=Path, help="templates, YAML; default: those that come with the package")
@@ -368,7 +367,12 @@ def _how_to_converse(parser: argparse.ArgumentParser) -> None:
         choices=["no_think", "free_think", "grounding", "worldmodeling", "grounding_worldmodeling"],
         help="what each response consists of",
     )
-    group.add_argument("--context", choices=["concat", "window", "no_concat"], default="concat")
+    group.add_argument(
+        "--context",
+        choices=["concat", "window", "no_concat"],
+        default="concat",
+        help="what a prompt shows: the whole conversation, its last turns, or the present",
+    )
     group.add_argument("--window", type=_positive, default=2, help="turns seen with --context window")
     group.add_argument("--max-turns", type=_positive, default=16, help="responses of an episode")
     group.add_argument("--max-actions", type=_positive, default=1, help="actions of a response")
@@ -482,7 +486,7 @@ def _spatial(args: argparse.Namespace, _: list[str]) -> int:
     from vagen.config import shipped
     from vagen.evaluate.mindcube.prompts import read_wording
 
-    wordings = [read_wording(args.prompts or shipped("mindcube.yaml"), task) for task in args.tasks]
+    wordings = [read_wording(args.prompts or shipped("mindcube.yaml"), task) for task in args.tasks or _MINDCUBE_TASKS]
     from worlds.scene import SceneRenderer
 
     renderer = SceneRenderer()

@@ -73,7 +73,7 @@ def test_answers_are_those_of_the_stock_model(architecture, make_chat, pictures)
                 max_new_tokens=12,
                 do_sample=False,
                 eos_token_id=sorted(chat.end_tokens),
-                suppress_tokens=[chat.image_token],
+                suppress_tokens=list(chat.banned),
             )
         assert answer == chat.decode(output[0, made["input_ids"].shape[1] :].tolist()), question
     assert len(set(answers)) > 1

@@ -34,7 +34,7 @@ def stock_answer(chat: Chat, stock_inputs, sample, pictures, system=None) -> lis
         do_sample=False,
         eos_token_id=ends,
         pad_token_id=chat.tokenizer.pad_token_id,
-        suppress_tokens=[chat.image_token],
+        suppress_tokens=list(chat.banned),
     )[0, start:].tolist()
     first = next((n for n, token in enumerate(output) if token in ends), len(output))
     return output[:first]

@@ -142,7 +142,8 @@ def test_episodes_are_those_of_the_built_in_engine(make_chat, serve, architectur
             np.testing.assert_allclose(mine.log_probs, other.log_probs, atol=1e-5)
 
 
-def test_what_vllm_is_asked_for(make_chat, serve):
+def test_what_vllm_is_asked_for(make_chat, serve, monkeypatch):
+    monkeypatch.setattr(torch.distributed, "is_initialized", lambda: False)  # other tests may have joined a group
     chat = make_chat("qwen2_5_vl")
     engine, llm = serve(chat, lanes=2, images=5, max_length=777, memory=0.25)
     wanted = {"model": "some/model", "max_model_len": 777, "max_num_seqs": 2, "gpu_memory_utilization": 0.25}

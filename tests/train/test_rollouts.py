@@ -83,7 +83,8 @@ def test_the_whole_model_is_there_for_rollouts(process_group, values, tmp_path):
     config = Config.model_validate(values(tmp_path / "unused", train={"zero_stage": 3}))
     stream = ClozeStream(config.shards, config.clozes, config.seed, config.mixture)
     with mock.patch.dict(os.environ, process_group):
-        policy, whole = (create(config.model, cloze_format(config, stream), config.seed) for _ in range(2))
+        form = cloze_format(config, stream.worlds, stream.patterns)
+        policy, whole = (create(config.model, form, config.seed) for _ in range(2))
         chat = Chat(policy)
         cells = [(world, cloze) for world in stream.worlds for cloze in stream.patterns]
         batcher = Batcher(chat, answer_weights(chat, stream, config.train.balance), cells)

@@ -300,13 +300,13 @@ def _ask(
     """
     images = iter(draw([sample for samples in drawn for sample in samples]))
     shown = [[next(images) for _ in samples] for samples in drawn]
-    asked: list[tuple[Sample, list[Picture]]] = []
+    asked: list[tuple[Sample, Sequence[Picture]]] = []
     for samples, pictures in zip(drawn, shown, strict=True):
         asked += zip(samples, pictures, strict=True)
         if samples[0].pattern.shows_images:
             generator = np.random.default_rng([seed, 3])
             others = [_another(number, pictures, generator) for number in range(len(samples))]
-            asked += [(sample, pictures[other]) for sample, other in zip(samples, others, strict=True)]
+            asked += zip(samples, others, strict=True)
     samples, pictures = [sample for sample, _ in asked], [pictures for _, pictures in asked]
     answers = iter(_answers(chat, samples, pictures, batch, progress, constrainer))
     return [
@@ -400,17 +400,23 @@ def _likelihood(chat: Chat, samples: Sequence[Sample], pictures: Sequence[Sequen
     return Likelihood(float(kl), float(mass))
 
 
-def _another(number: int, pictures: Sequence[Sequence[Picture]], generator: np.random.Generator) -> int:
-    """A random other sample with as many images, and with other ones wherever a few draws find such."""
-    other = number
+def _another(
+    number: int, pictures: Sequence[Sequence[Picture]], generator: np.random.Generator
+) -> Sequence[Picture]:
+    """The images of a random other sample with as many, and other ones wherever a few draws find such.
+
+    Where no other sample has as many, those of any other are repeated.
+    """
     own = [picture.digest for picture in pictures[number]]
-    alike = [candidate for candidate, shown in enumerate(pictures) if len(shown) == len(own)]
-    place = alike.index(number)
-    for _ in range(8 if len(alike) > 1 else 0):
-        other = alike[(place + int(generator.integers(1, len(alike)))) % len(alike)]
-        if [picture.digest for picture in pictures[other]] != own:
+    others = [shown for other, shown in enumerate(pictures) if other != number]
+    alike = [shown for shown in others if len(shown) == len(own)] or others
+    found = pictures[number]
+    for _ in range(8 if alike else 0):
+        shown = alike[int(generator.integers(len(alike)))]
+        found = [shown[place % len(shown)] for place in range(len(own))]
+        if [picture.digest for picture in found] != own:
             break
-    return other
+    return found
 
 
 def _share(correct: Sequence[bool]) -> Proportion:
