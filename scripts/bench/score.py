@@ -18,7 +18,8 @@ from clozes import LAYOUTS, SIZES, Asked, make_chat, parameters, trajectories, u
 from measure import ROUNDS, comparison, rates
 
 from vagen.policy.chat import Chat
-from vagen.policy.constrain import Constrainer
+from vagen.policy.constrain import Automaton, Constrainer
+from vagen.policy.generate import Asked as Prompted
 from vagen.policy.generate import generate, generate_plain
 
 PACKAGES = ("torch", "transformers")
@@ -66,7 +67,9 @@ def measure(chat: Chat, asked: list[Asked], rounds: int, constrained: bool) -> l
     return [comparison(what, peer, ours, theirs, PACKAGES) for peer, theirs in found.items()]
 
 
-def one_alone(chat: Chat, prompts, limits, automata, number: int) -> str:
+def one_alone(
+    chat: Chat, prompts: list[Prompted], limits: list[int], automata: list[Automaton] | None, number: int
+) -> str:
     """The answer to one prompt, generated for itself."""
     only = slice(number, number + 1)
     own = None if automata is None else automata[only]
