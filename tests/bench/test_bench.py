@@ -213,7 +213,7 @@ def test_both_steps_on_a_gpu_are_the_same_training(bench, small):
             ]
             losses[way] = [gpu.stock_step(model, inputs, update) for _ in range(3)]
     assert losses["packed"][0] != pytest.approx(losses["packed"][-1], rel=1e-4), "nothing is learned"
-    np.testing.assert_allclose(losses["packed"], losses["stock"], rtol=1e-8)
+    np.testing.assert_allclose(losses["packed"], losses["stock"], rtol=1e-6)  # the stock loss is in single precision
 
 
 def test_operations_by_formula_are_those_that_torch_counts(bench, small):
