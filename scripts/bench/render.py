@@ -31,10 +31,6 @@ PEERS = ("minigrid", "pasting", "gym_sokoban", "memory_copy")
 GRIDS = ("minigrid/DoorKey-8x8-v0", "minigrid/DoorKey-8x8-v0/partial", "babyai/GoToLocal-v0/partial")
 SOKOBAN = "sokoban-8x8-2box"
 
-worlds.register("sokoban-8x8-128px", "worlds.sokoban:Sokoban", size=8, boxes=2, tile_size=16)
-worlds.register("sokoban-8x8-224px", "worlds.sokoban:Sokoban", size=8, boxes=2, tile_size=28)
-worlds.register("minigrid-rooms-8x8-224px", "worlds.minigrid:MiniGrid", env_id="VAGEN-Rooms-8x8-v0", tile_size=28)
-
 # What gym-sokoban calls what is on a cell.
 CODES = {("wall",): 0, (): 1, ("target",): 2, ("box", "target"): 3, ("box",): 4, ("agent",): 5, ("agent", "target"): 6}
 
@@ -46,6 +42,9 @@ def main() -> None:
     parser.add_argument("--rounds", type=int, default=ROUNDS)
     parser.add_argument("--peers", nargs="+", choices=PEERS, default=list(PEERS))
     args = parser.parse_args()
+    worlds.register("sokoban-8x8-128px", "worlds.sokoban:Sokoban", size=8, boxes=2, tile_size=16)
+    worlds.register("sokoban-8x8-224px", "worlds.sokoban:Sokoban", size=8, boxes=2, tile_size=28)
+    worlds.register("minigrid-rooms-8x8-224px", "worlds.minigrid:MiniGrid", env_id="VAGEN-Rooms-8x8-v0", tile_size=28)
     measures = {"minigrid": minigrid, "pasting": pasting, "gym_sokoban": gym_sokoban, "memory_copy": memory_copy}
     for peer in args.peers:
         for line in measures[peer](args):

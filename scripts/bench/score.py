@@ -1,6 +1,6 @@
 """Answers to all clozes about one trajectory: prefixes shared against plain generation, question by question.
 
-    python scripts/bench/score.py [--sizes tiny mid] [--clozes 32] [--trajectories 2] [--rounds 5] [--cores 2]
+    python scripts/bench/score.py [--sizes tiny mid] [--clozes N] [--trajectories N] [--rounds 5] [--cores 2]
 
 Every way gives the same answers, which is checked first. ``plain_generate`` is the ``generate`` of ``transformers``
 for one question at a time, ``plain_generate_batched`` the same for all of them at once, padded. Answers are as long as
@@ -13,29 +13,33 @@ from __future__ import annotations
 import argparse
 import json
 import sys
+from collections.abc import Sequence
 
 from clozes import LAYOUTS, SIZES, Asked, make_chat, parameters, trajectories, use_cores
 from measure import ROUNDS, comparison, rates
 
 from vagen.policy.chat import Chat
-from vagen.policy.constrain import Constrainer
+from vagen.policy.constrain import Automaton, Constrainer
+from vagen.policy.generate import Asked as Prompted
 from vagen.policy.generate import generate, generate_plain
 
 PACKAGES = ("torch", "transformers")
+ASKED = {"small": (8, 1), "tiny": (32, 2), "mid": (16, 1)}  # clozes about a trajectory, and trajectories
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0] if __doc__ else None)
     parser.add_argument("--sizes", nargs="+", choices=SIZES, default=["tiny", "mid"])
     parser.add_argument("--layout", choices=LAYOUTS, default="single")
-    parser.add_argument("--clozes", type=int, default=32, help="about each trajectory")
-    parser.add_argument("--trajectories", type=int, default=2)
+    parser.add_argument("--clozes", type=int, help="about each trajectory (default: by size)")
+    parser.add_argument("--trajectories", type=int, help="default: by size")
     parser.add_argument("--rounds", type=int, default=ROUNDS)
     parser.add_argument("--cores", type=int, default=2)
     args = parser.parse_args()
     use_cores(args.cores)
-    asked = [LAYOUTS[args.layout](window, args.clozes) for window in trajectories(args.trajectories)]
     for size in args.sizes:
+        clozes, count = args.clozes or ASKED[size][0], args.trajectories or ASKED[size][1]
+        asked = [LAYOUTS[args.layout](window, clozes) for window in trajectories(count)]
         chat = make_chat(size)
         for constrained in (False, True):
             for line in measure(chat, asked, args.rounds, constrained):
@@ -66,7 +70,9 @@ def measure(chat: Chat, asked: list[Asked], rounds: int, constrained: bool) -> l
     return [comparison(what, peer, ours, theirs, PACKAGES) for peer, theirs in found.items()]
 
 
-def one_alone(chat: Chat, prompts, limits, automata, number: int) -> str:
+def one_alone(
+    chat: Chat, prompts: Sequence[Prompted], limits: Sequence[int], automata: Sequence[Automaton] | None, number: int
+) -> str:
     """The answer to one prompt, generated for itself."""
     only = slice(number, number + 1)
     own = None if automata is None else automata[only]

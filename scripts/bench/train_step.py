@@ -7,7 +7,7 @@ the next but the model and the optimizer.
 from __future__ import annotations
 
 import argparse
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import replace
 
 import numpy as np
@@ -18,7 +18,7 @@ from worker import serve
 from vagen.cloze.sample import Sample
 from vagen.policy.batches import draw
 from vagen.policy.chat import Chat, Encoded
-from vagen.policy.packing import PackedLoss, Row, collate, distinct_pictures, pack
+from vagen.policy.packing import Batch, PackedLoss, Row, collate, distinct_pictures, pack
 
 LEARNING_RATE, MAX_NORM = 1e-4, 1.0
 ROWS_AT_ONCE = {"packed": 1, "unpacked": 8}  # per forward pass
@@ -98,13 +98,14 @@ class Stepper:
         self._optimizer.zero_grad()
         return sum(map(len, asked))
 
-    def _batches(self, asked: Sequence[Sequence[Sample]]):
+    def _batches(self, asked: Sequence[Sequence[Sample]]) -> Iterator[Batch]:
         chat = Chat(self._policy)  # new: it remembers no prompts
         rows = self._rows(chat, asked)
         for start in range(0, len(rows), self._at_once):
             some = rows[start : start + self._at_once]
             ones, cells = [np.ones(len(row.targets)) for row in some], [row.sample for row in some]
-            yield collate(some, ones, cells, chat.image_tensors(distinct_pictures(some)), 0)
+            batch = collate(some, ones, cells, chat.image_tensors(distinct_pictures(some)), 0)
+            yield batch.to(self._policy.device, self._policy.model.dtype)
 
 
 if __name__ == "__main__":

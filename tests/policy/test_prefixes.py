@@ -164,7 +164,7 @@ def test_what_is_shared_goes_through_the_model_once(make_chat, every_cloze, with
     assert images == [len({picture.digest for _, pictures in pairs for picture in pictures})]
     separate = sum(len(prompt.ids) for prompt, _ in prompts)
     rows, length = tokens[0]
-    assert rows * length < 0.6 * separate, "prompts were read one by one"
+    assert rows * length < 0.8 * separate, "prompts were read one by one"
     assert len(tokens) == 3, "the model was asked more often than once for each further token"
     assert max(count * width for count, width in tokens[1:]) < 4 * len(prompts)
 

@@ -400,9 +400,7 @@ def _likelihood(chat: Chat, samples: Sequence[Sample], pictures: Sequence[Sequen
     return Likelihood(float(kl), float(mass))
 
 
-def _another(
-    number: int, pictures: Sequence[Sequence[Picture]], generator: np.random.Generator
-) -> Sequence[Picture]:
+def _another(number: int, pictures: Sequence[Sequence[Picture]], generator: np.random.Generator) -> Sequence[Picture]:
     """The images of a random other sample with as many, and other ones wherever a few draws find such.
 
     Where no other sample has as many, those of any other are repeated.
