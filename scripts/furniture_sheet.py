@@ -1,6 +1,6 @@
 """A picture of every kind of furniture with its name, or of every kind in every colour.
 
-    python scripts/furniture_sheet.py docs/furniture.webp [--colours] [--size 112] [--yaw 30]
+python scripts/furniture_sheet.py docs/furniture.webp [--colours] [--size 112] [--yaw 30]
 """
 
 from __future__ import annotations
