@@ -143,10 +143,9 @@ class SceneRenderer:
             stage.resize(size)
             shown = stage.identify(camera, range(len(room.items)))
             counts = np.bincount(shown[shown != NOBODY], minlength=len(room.items))
-            free = _in_the_open(camera, room.items, counts > 0)
-            for number in np.flatnonzero(counts):
-                own = counts[number] if free[number] else stage.own_pixels(camera, int(number), size)
-                row[number] = counts[number] / own
+            covered = (counts > 0) & ~_in_the_open(camera, room.items, counts > 0)
+            own = np.where(covered, stage.own_pixels(camera, covered, size), counts)
+            row[:] = counts / np.maximum(own, 1)
         return np.minimum(seen, 1.0)
 
 
@@ -299,14 +298,17 @@ class _Stage:
         self.scene.flags[flags.mjRND_SEGMENT] = self.scene.flags[flags.mjRND_IDCOLOR] = False
         return (pixels[..., 0] + pixels[..., 1].astype(np.int16) * 256) - 1  # number + 1, least byte first
 
-    def own_pixels(self, camera: Camera, number: int, size: int) -> int:
-        """How many pixels an item would have alone, counted beyond the edges as well where it crosses them."""
+    def own_pixels(self, camera: Camera, wanted: NDArray[np.bool_], size: int) -> NDArray[np.intp]:
+        """(items,): how many pixels each wanted item would have alone, beyond the edges of the picture as well."""
         assert self.room is not None
-        widen = 1 if _inside(camera, self.room.items[number : number + 1])[0] else 3
-        self.resize(size * widen)
-        alone = np.count_nonzero(self.identify(camera, (number,), widen) == number)
-        self.resize(size)
-        return max(int(alone), 1)
+        own = np.zeros(len(wanted), np.intp)
+        inside = _inside(camera, self.room.items)
+        for widen, those in ((1, wanted & inside), (3, wanted & ~inside)):
+            if those.any():
+                self.resize(size * widen)
+            for number in np.flatnonzero(those).tolist():
+                own[number] = np.count_nonzero(self.identify(camera, (number,), widen) == number)
+        return own
 
     def _look(self, camera: Camera, widen: float = 1.0) -> None:
         _, up, forward = axes(camera)
