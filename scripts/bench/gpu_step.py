@@ -256,11 +256,11 @@ def _own(encoded: Encoded, number: int) -> Encoded:
 def matrix_rate(device: torch.device, repeats: int = 20) -> float:
     """Operations per second of a large product in half precision."""
     one, other = (torch.randn(MATRIX, MATRIX, device=device, dtype=torch.bfloat16) for _ in range(2))
-    one @ other
+    _ = one @ other
     torch.cuda.synchronize()
     began = time.perf_counter()
     for _ in range(repeats):
-        one @ other
+        _ = one @ other
     torch.cuda.synchronize()
     return repeats * 2 * MATRIX**3 / (time.perf_counter() - began)
 

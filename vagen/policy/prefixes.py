@@ -218,7 +218,7 @@ class _State:
         next: (P, N) position of the next token.
     """
 
-    cache: DynamicCache
+    cache: Any  # a DynamicCache, all of whose layers hold keys and values
     logits: torch.Tensor
     row: torch.Tensor
     sees: torch.Tensor
