@@ -17,7 +17,7 @@ import sys
 from collections.abc import Iterator
 from contextlib import ExitStack
 
-from clozes import LAYOUTS, SIZES, make_chat, parameters, trajectories
+from clozes import LAYOUTS, SIZES, make_chat, parameters, trajectories, use_cores
 from flops import flops, widths, work
 from measure import ROUNDS, comparison, rates
 from train_step import packed_rows, unpacked_rows
@@ -37,6 +37,7 @@ def main() -> None:
     parser.add_argument("--cores", type=int, default=2)
     parser.add_argument("--peers", nargs="+", choices=PEERS, default=list(PEERS))
     args = parser.parse_args()
+    use_cores(args.cores)
     for size in args.sizes:
         for clozes in args.clozes:
             for line in measure(size, clozes, args):

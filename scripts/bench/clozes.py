@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
@@ -112,5 +113,6 @@ def _with_images(samples: Sequence[Sample], count: int) -> Asked:
 
 
 def use_cores(cores: int) -> None:
-    """Compute on so many cores."""
+    """Compute on so many cores, in this process and those it starts."""
+    os.environ["OMP_NUM_THREADS"] = str(cores)
     torch.set_num_threads(cores)

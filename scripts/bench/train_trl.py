@@ -73,7 +73,7 @@ class InOrder(SFTTrainer):
     def compute_loss(self, model: Any, inputs: Any, *args: Any, **kwargs: Any) -> Any:
         result = super().compute_loss(model, inputs, *args, **kwargs)
         if InOrder.first is None:
-            InOrder.first = float(result[0] if isinstance(result, tuple) else result)
+            InOrder.first = (result[0] if isinstance(result, tuple) else result).item()
         return result
 
 
