@@ -97,7 +97,7 @@ def train(config: Config, start: Start = "new", make_validate: MakeValidate | No
         stop = stack.enter_context(StopRequest(announce=rank == 0))
         stream = prepare(config, ranks, start)
         output = Path(config.output)
-        id, checkpoints = open_run(stack, config, start, stream.digests, rank, ranks)
+        seed_random(config.seed)
         dtype = torch.bfloat16 if config.train.precision == "bf16" else torch.float32
         form = cloze_format(config, stream.worlds, stream.patterns)
         policy = create(config.model, form, config.seed, dtype, stream.words)
@@ -107,6 +107,8 @@ def train(config: Config, start: Start = "new", make_validate: MakeValidate | No
         batcher = Batcher(chat, answer_weights(chat, stream, config.train.balance), cells)
         cost = Cost.of(policy.model)
         validation = _Validation(config, stream, make_validate, chat, rank, ranks)
+        # Whatever is wrong with data or model has shown by now: nothing has been written yet.
+        id, checkpoints = open_run(stack, config, start, stream.digests, rank, ranks)
         newest = checkpoints.newest()
         universal = newest is not None and checkpoints.spread_otherwise(newest)
         engine = Engine(policy.model, config.train, config.optimizer, len(cells), universal)
