@@ -15,6 +15,7 @@ os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
 import hypothesis
 import pytest
 
+ARCHITECTURES = ("idefics3", "llava", "qwen2_5_vl", "qwen3_vl")
 SMALL_WORLDS = ("frozenlake-4x4", "sokoban-6x6", "minigrid-rooms-6x6")
 
 hypothesis.settings.register_profile("repeatable", deadline=None, derandomize=True)
@@ -36,6 +37,12 @@ def script() -> Callable[[str], ModuleType]:
         return module
 
     return load
+
+
+@pytest.fixture(params=ARCHITECTURES)
+def architecture(request) -> str:
+    """Each family of tiny models."""
+    return request.param
 
 
 @pytest.fixture(scope="session")

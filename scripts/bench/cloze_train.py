@@ -18,10 +18,12 @@ from collections.abc import Iterator
 from contextlib import ExitStack
 
 from clozes import LAYOUTS, SIZES, make_chat, parameters, trajectories, use_cores
-from flops import flops, widths, work
 from measure import ROUNDS, comparison, rates
 from train_step import packed_rows, unpacked_rows
 from worker import Worker, peers_python
+
+from vagen.policy.packing import work_of
+from vagen.policy.work import Cost
 
 PEERS = ("own_unpacked", "trl")
 ALIKE = 1e-3  # how far first losses may be apart, relative
@@ -70,9 +72,8 @@ def sharing_bound(size: str, clozes: int, args: argparse.Namespace) -> tuple[flo
     """Operations of separate sequences over those of packed rows, and the model in words."""
     chat = make_chat(size)
     asked = [LAYOUTS[args.layout](window, clozes).samples for window in trajectories(args.windows)]
-    width = widths(chat.policy.model)
-    merge = 1  # every patch is a token: nothing is merged in these models
-    separate, together = (flops(width, work(rows(chat, asked), merge)) for rows in (unpacked_rows, packed_rows))
+    cost = Cost.of(chat.policy.model)
+    separate, together = (cost.operations(work_of(rows(chat, asked))) for rows in (unpacked_rows, packed_rows))
     return separate / together, parameters(chat)
 
 

@@ -8,7 +8,7 @@ are four images that all clozes share; the other half are their questions and an
 cloze as a sequence of its own, with the fastest attention there is (flash attention where it is installed). Prints a
 JSON line per number of tokens, in clozes per second: with the time of a step, its useful operations per second as a
 share of what a large matrix product reaches on this card, and the memory it takes. Useful operations are those of the
-packed row (:mod:`flops`); what checkpointing computes again does not count.
+packed row (:mod:`vagen.policy.work`); what checkpointing computes again does not count.
 
 ``--count`` needs no GPU: it prints the operations of either way, and checks the formula's share of the language model
 against operations counted by torch on tensors without storage.
@@ -27,7 +27,6 @@ from typing import Any
 
 import numpy as np
 import torch
-from flops import Widths, flops, widths, work
 from measure import ROUNDS, comparison, rates
 from torch.utils.flop_counter import FlopCounterMode
 from transformers import Qwen2_5_VLConfig, Qwen2_5_VLForConditionalGeneration
@@ -35,10 +34,11 @@ from transformers import Qwen2_5_VLConfig, Qwen2_5_VLForConditionalGeneration
 from vagen.policy.attention import choose_attention, set_attention
 from vagen.policy.chat import Encoded, Picture, Prompt
 from vagen.policy.packing import Batch, PackedLoss, Row, collate, pack
+from vagen.policy.work import Cost
 
 IMAGES = 4
 ANSWER = 16  # tokens
-PATCHES_PER_TOKEN = 4
+FORWARD_AND_BACKWARD = 3  # times the operations of a forward pass
 CHECKPOINTED = 4096  # tokens of a row from which activations are computed again instead of kept
 MATRIX = 8192  # side of the matrices whose product says what the card can do
 
@@ -230,9 +230,8 @@ def measure(
         return clozes
 
     found = rates({"ours": lambda: once("ours"), "theirs": lambda: once("theirs")}, rounds, 0.0)
-    width, separate = widths(model), [pack([_own(one, number)]) for number, one in enumerate(made.encoded)]
-    useful = flops(width, work([row], PATCHES_PER_TOKEN))
-    bound = flops(width, work(separate, PATCHES_PER_TOKEN)) / useful
+    useful, separate = operations(Cost.of(model), batch)
+    bound = separate / useful
     seconds = clozes / statistics.median(found["ours"])
     what = f"clozes/s, Qwen2.5-VL 3B, {len(row.ids)} packed tokens, {clozes} clozes on {IMAGES} images"
     line = comparison(what, "stock_forward", found["ours"], found["theirs"], ("torch", "transformers"), bound)
@@ -247,10 +246,10 @@ def measure(
     }
 
 
-def _own(encoded: Encoded, number: int) -> Encoded:
-    """A cloze whose images no other has."""
-    pictures = tuple(Picture(p.pixels, p.digest + number.to_bytes(4, "big")) for p in encoded.pictures)
-    return Encoded(encoded.prompt, encoded.answer, pictures)
+def operations(cost: Cost, batch: Batch) -> tuple[int, int]:
+    """Of a step on a packed batch, and on one sequence per cloze."""
+    forward = (cost.operations(batch.work), cost.operations(batch.alone))
+    return round(FORWARD_AND_BACKWARD * forward[0]), round(FORWARD_AND_BACKWARD * forward[1])
 
 
 def matrix_rate(device: torch.device, repeats: int = 20) -> float:
@@ -268,25 +267,23 @@ def matrix_rate(device: torch.device, repeats: int = 20) -> float:
 def count(values: dict[str, Any], tokens: int, clozes: int) -> dict:
     """Operations of a step either way, and the formula's of the language model beside those counted."""
     model = random_model(values, torch.device("meta"), torch.bfloat16)
-    width = widths(model)
-    made = random_clozes(values, tokens, clozes)
-    row = pack(made.encoded)
-    separate = [pack([_own(one, number)]) for number, one in enumerate(made.encoded)]
-    ours, theirs = (flops(width, work(rows, PATCHES_PER_TOKEN)) for rows in ([row], separate))
+    cost = Cost.of(model)
+    row, batch = packed_batch(values, random_clozes(values, tokens, clozes))
+    ours, theirs = operations(cost, batch)
     return {
         "what": f"operations of a step, {len(row.ids)} packed tokens, {clozes} clozes on {IMAGES} images",
         "packed": ours,
         "separate": theirs,
         "sharing_bound": round(theirs / ours, 3),
-        "language_by_formula": dense_language(width, len(row.ids)),
+        "language_by_formula": dense_language(cost, len(row.ids)),
         "language_counted": counted_language(model, len(row.ids)),
         "parameters": sum(p.numel() for p in model.parameters()),
     }
 
 
-def dense_language(width: Widths, tokens: int) -> int:
+def dense_language(cost: Cost, tokens: int) -> int:
     """Forward operations of the language model over a row in which every token looks at every other."""
-    return 2 * width.language * tokens + 4 * width.language_attention * tokens**2
+    return round(cost.token * tokens + cost.pair * tokens**2)
 
 
 def counted_language(model: Any, tokens: int) -> int:

@@ -13,6 +13,9 @@ import numpy as np
 import pytest
 import torch
 
+from vagen.policy.packing import work_of
+from vagen.policy.work import Cost
+
 SCRIPTS = Path(__file__).parents[2] / "scripts" / "bench"
 FIELDS = {"what", "peer", "ours", "theirs", "ratio", "ratio_spread", "bound", "machine", "versions"}
 
@@ -226,15 +229,15 @@ def test_operations_by_formula_are_those_that_torch_counts(bench, small):
 
 def test_operations_of_a_batch_add_up(bench):
     """Of separate sequences: the sum over sequences; and rows that share nothing save nothing."""
-    clozes, flops, train = bench("clozes"), bench("flops"), bench("train_step")
+    clozes, train = bench("clozes"), bench("train_step")
     chat = clozes.make_chat("small")
     [asked] = [clozes.single(window, 8).samples for window in clozes.trajectories(1)]
-    width = flops.widths(chat.policy.model)
-    assert min(vars(width).values()) > 0, f"a part of the model was not found: {width}"
+    cost = Cost.of(chat.policy.model)
+    assert min(vars(cost).values()) > 0, f"a part of the model was not found: {cost}"
     rows = train.unpacked_rows(chat, [asked])
-    alone = [flops.flops(width, flops.work([row], 1)) for row in rows]
-    assert flops.flops(width, flops.work(rows, 1)) == sum(alone)
-    packed = flops.flops(width, flops.work(train.packed_rows(chat, [asked]), 1))
+    alone = [cost.operations(work_of([row])) for row in rows]
+    assert cost.operations(work_of(rows)) == sum(alone)
+    packed = cost.operations(work_of(train.packed_rows(chat, [asked])))
     assert max(alone) < packed < sum(alone)
 
 

@@ -9,10 +9,11 @@ from transformers import AutoModelForImageTextToText
 
 from vagen.config import Lora, Model, Tiny
 from vagen.export import export
-from vagen.policy.adapters import ADAPTER, part_of
+from vagen.policy.adapters import ADAPTER
 from vagen.policy.batches import encode_all
 from vagen.policy.chat import Chat
 from vagen.policy.packing import PackedLoss, collate, distinct_pictures, pack
+from vagen.policy.parts import part_of
 from vagen.policy.policy import ClozeFormat, ModelError, Policy, create, load
 
 peft = pytest.importorskip("peft")

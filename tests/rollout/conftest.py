@@ -15,14 +15,8 @@ from vagen.policy.policy import ClozeFormat, Policy
 from vagen.rollout.engine import Request, Sampled
 from vagen.rollout.sampling import Sampling
 
-ARCHITECTURES = ("idefics3", "llava", "qwen2_5_vl", "qwen3_vl")
 WORLDS = ("sokoban-6x6", "frozenlake-4x4", "minigrid-rooms-6x6")
 SMALL = {"hidden_size": 32, "layers": 2, "head_size": 16, "vision_hidden_size": 32, "vision_layers": 1}
-
-
-@pytest.fixture(params=ARCHITECTURES)
-def architecture(request) -> str:
-    return request.param
 
 
 @pytest.fixture(scope="session")

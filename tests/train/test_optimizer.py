@@ -12,7 +12,8 @@ from transformers import AutoModelForImageTextToText
 
 from vagen.config import Config, ConfigError, Optimizer, Tiny
 from vagen.policy import tiny
-from vagen.train.optimizer import parameter_groups, part_of
+from vagen.policy.parts import part_of
+from vagen.train.optimizer import parameter_groups
 from vagen.train.run import latest_model, prepare
 from vagen.train.schedule import rate_factor
 

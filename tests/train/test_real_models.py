@@ -17,10 +17,11 @@ import worlds
 from vagen.config import Config, ConfigError, Model, load
 from vagen.policy.attention import check_packable, choose_attention
 from vagen.policy.errors import ModelError
+from vagen.policy.parts import part_of
 from vagen.policy.policy import adjust_images, create
 from vagen.policy.policy import load as load_policy
 from vagen.train.engine import _deepspeed_config
-from vagen.train.optimizer import parameter_groups, part_of
+from vagen.train.optimizer import parameter_groups
 from vagen.train.run import latest_model, micro_batches
 
 ROOT = Path(__file__).parents[2]

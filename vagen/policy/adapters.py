@@ -22,14 +22,12 @@ from safetensors.torch import save_file
 
 from vagen.config import Lora, Model
 from vagen.policy.errors import ModelError
+from vagen.policy.parts import PARTS, part_of
 
 ADAPTER = "adapter"  # the folder of a policy's adapters, beside its merged weights
 ADAPTER_CONFIG = "adapter_config.json"
 
 _NAME = "default"  # what peft calls the adapters
-_PROJECTORS = {"connector", "multi_modal_projector", "merger", "deepstack_merger_list", "image_newline"}
-_TOWERS = {"visual", "vision_tower", "vision_model"}
-_PARTS = ("vision", "projector", "language")
 
 
 def prepare_training(model: Any, config: Model) -> None:
@@ -59,22 +57,14 @@ def freeze(model: torch.nn.Module, names: Sequence[str]) -> None:
     """
     parameters = dict(model.named_parameters())
     for name in names:
-        if name in _PARTS:
+        if name in PARTS:
             chosen = [parameter for parameter in parameters if part_of(parameter) == name]
         else:
             chosen = _matching(name, parameters, "model.freeze")
         if not chosen:
-            raise ModelError(f"model.freeze: {name!r} names no parameter; {_near(name, [*_PARTS, *parameters])}")
+            raise ModelError(f"model.freeze: {name!r} names no parameter; {_near(name, [*PARTS, *parameters])}")
         for parameter in chosen:
             parameters[parameter].requires_grad_(False)
-
-
-def part_of(parameter: str) -> str:
-    """The part of a vision-language model that a parameter belongs to: ``vision``, ``projector`` or ``language``."""
-    words = set(parameter.split("."))
-    if words & _PROJECTORS:
-        return "projector"
-    return "vision" if words & _TOWERS else "language"
 
 
 def has_adapters(model: Any) -> bool:

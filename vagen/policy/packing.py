@@ -255,7 +255,7 @@ def collate(
         targets=torch.from_numpy(np.concatenate([row.targets for row in rows])),
         weights=torch.from_numpy(np.concatenate(weights).astype(np.float32)),
         cells=torch.from_numpy(np.concatenate(cells)),
-        work=sum((row.work for row in rows), _images_work(sizes)),
+        work=work_of(rows),
         alone=sum((row.alone for row in rows), Work()),
         samples=sum(row.samples for row in rows),
     )
@@ -270,8 +270,11 @@ def _sizes(rows: Sequence[Row]) -> dict[bytes, int]:
     return sizes
 
 
-def _images_work(sizes: Mapping[bytes, int]) -> Work:
-    return Work(placeholders=sum(sizes.values()), squares=sum(size**2 for size in sizes.values()))
+def work_of(rows: Sequence[Row]) -> Work:
+    """What there is to compute for rows, each distinct image once."""
+    sizes = _sizes(rows).values()
+    images = Work(placeholders=sum(sizes), squares=sum(size**2 for size in sizes))
+    return sum((row.work for row in rows), images)
 
 
 def _features(rows: Sequence[Row], sizes: Mapping[bytes, int]) -> NDArray[np.int64]:

@@ -180,18 +180,23 @@ def _idefics3(config: Tiny, vocabulary: list[str]) -> tuple[Any, Any]:
             tie_word_embeddings=False,
             initializer_range=config.init_std,  # pyright: ignore[reportCallIssue]
             text_config={**_text_config(config, tokens), "model_type": "llama", "rope_parameters": _rope(config)},
-            vision_config={
-                "hidden_size": config.vision_hidden_size,
-                "intermediate_size": 2 * config.vision_hidden_size,
-                "num_hidden_layers": config.vision_layers,
-                "num_attention_heads": config.vision_hidden_size // config.head_size,
-                "image_size": config.image_size,
-                "patch_size": config.patch_size,
-                "initializer_range": config.init_std,
-            },
+            vision_config=_tower_config(config),
         )
     )
     return model, processor
+
+
+def _tower_config(config: Tiny) -> dict[str, Any]:
+    """A vision tower of SigLIP's and CLIP's kind."""
+    return {
+        "hidden_size": config.vision_hidden_size,
+        "intermediate_size": 2 * config.vision_hidden_size,
+        "num_hidden_layers": config.vision_layers,
+        "num_attention_heads": config.vision_hidden_size // config.head_size,
+        "image_size": config.image_size,
+        "patch_size": config.patch_size,
+        "initializer_range": config.init_std,
+    }
 
 
 def _llava(config: Tiny, vocabulary: list[str]) -> tuple[Any, Any]:
@@ -216,16 +221,7 @@ def _llava(config: Tiny, vocabulary: list[str]) -> tuple[Any, Any]:
             tie_word_embeddings=False,
             initializer_range=config.init_std,  # pyright: ignore[reportCallIssue]
             text_config={**_text_config(config, tokens), "model_type": "llama", "rope_parameters": _rope(config)},
-            vision_config={
-                "model_type": "clip_vision_model",
-                "hidden_size": config.vision_hidden_size,
-                "intermediate_size": 2 * config.vision_hidden_size,
-                "num_hidden_layers": config.vision_layers,
-                "num_attention_heads": config.vision_hidden_size // config.head_size,
-                "image_size": config.image_size,
-                "patch_size": config.patch_size,
-                "initializer_range": config.init_std,
-            },
+            vision_config={**_tower_config(config), "model_type": "clip_vision_model"},
         )
     )
     return model, processor

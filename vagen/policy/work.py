@@ -10,7 +10,7 @@ from typing import Any
 
 import torch
 
-from vagen.policy.adapters import part_of
+from vagen.policy.parts import part_of
 
 
 @dataclass(frozen=True)

@@ -7,18 +7,11 @@ from __future__ import annotations
 
 from collections import defaultdict
 from dataclasses import dataclass
-from typing import Literal
 
 import torch
 
 from vagen.config import Optimizer
-
-Part = Literal["vision", "projector", "language"]
-
-# Words in parameter names by which the families of transformers call their parts. The projector comes first: in the
-# Qwen families it lies within the vision tower.
-PROJECTOR = ("merger", "connector", "multi_modal_projector")
-VISION = ("visual", "vision_model", "vision_tower")
+from vagen.policy.parts import Part, part_of
 
 
 @dataclass(frozen=True)
@@ -67,14 +60,6 @@ def parameter_groups(model: torch.nn.Module, optimizer: Optimizer) -> list[Param
         lr = getattr(optimizer.rates, kind.part) * (optimizer.muon_lr if kind.muon else optimizer.lr)
         merged.setdefault((kind.muon, lr, optimizer.weight_decay if kind.decay else 0.0), []).extend(parameters)
     return [ParameterGroup(parameters, *settings) for settings, parameters in merged.items()]
-
-
-def part_of(name: str) -> Part:
-    """The part of a vision-language model that a parameter belongs to, by its name."""
-    words = name.split(".")
-    if any(part in word for word in words for part in PROJECTOR):
-        return "projector"
-    return "vision" if any(word in VISION for word in words) else "language"
 
 
 def _embeddings(model: torch.nn.Module) -> set[int]:

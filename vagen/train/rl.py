@@ -143,11 +143,12 @@ def train(config: Config, start: Start = "new") -> Outcome:
         stop = stack.enter_context(StopRequest(announce=rank == 0))
         rl = prepare(config, start)
         output = Path(config.output)
-        id, checkpoints = open_run(stack, config, start, {}, rank, ranks)
+        seed_random(config.seed)
         dtype = torch.bfloat16 if config.train.precision == "bf16" else torch.float32
         form = cloze_format(config, rl.rollouts.worlds, config.clozes.weights)
         policy = create(config.model, form, config.seed, dtype)
         policy.model.train()
+        id, checkpoints = open_run(stack, config, start, {}, rank, ranks)  # what is wrong with a model has shown
         engine, actor = _engine(config, rl, policy)
         seed_random(config.seed + rank)
         newest, done, best, state = checkpoints.newest(), 0, None, State()

@@ -7,7 +7,7 @@ from contextlib import ExitStack
 from pathlib import Path
 
 from vagen.config import Config, ConfigError, save
-from vagen.train.checkpoints import Checkpoints, seed_random
+from vagen.train.checkpoints import Checkpoints
 from vagen.train.engine import barrier, largest
 from vagen.train.run import CONFIG, Start, await_id, begin, held, number_of
 
@@ -42,5 +42,4 @@ def open_run(
     checkpoints = Checkpoints(output, id, rank, ranks)
     if rank == 0:
         checkpoints.clean()
-    seed_random(config.seed)
     return id, checkpoints
