@@ -153,7 +153,14 @@ class Model(Section):
     path: str | None = None
     tiny: Tiny = Tiny()
     attention: Literal[
-        "auto", "sdpa", "eager", "flex_attention", "flash_attention_2", "flash_attention_3", "flash_attention_4"
+        "auto",
+        "sdpa",
+        "eager",
+        "trie_sdpa",
+        "flex_attention",
+        "flash_attention_2",
+        "flash_attention_3",
+        "flash_attention_4",
     ] = Field(default="auto", description="auto: the fastest that is installed and right for packed rows")
     lora: Lora = Lora()
     freeze: Names = Field(

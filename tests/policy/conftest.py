@@ -14,6 +14,7 @@ from vagen.cloze.sample import Sample, simulator, window_at
 from vagen.config import Tiny
 from vagen.mdp import Trajectory
 from vagen.policy import tiny
+from vagen.policy.attention import choose_attention, set_attention
 from vagen.policy.batches import draw
 from vagen.policy.chat import Chat, Picture
 from vagen.policy.policy import ClozeFormat, Policy
@@ -35,6 +36,7 @@ def make_chat() -> Callable[..., Chat]:
     def model_and_processor(architecture: str, seed: int, merge: int):
         config = Tiny(architecture=architecture, image_size=48, merge=merge, **SMALL)
         model, processor = tiny.build(config, WORLDS, seed)
+        set_attention(model, choose_attention("auto", model.device, model, packed=True))
         return model.to(torch.float64).eval(), processor
 
     def make(

@@ -69,7 +69,7 @@ def test_generation_takes_the_best_flash_attention(installed):
     [
         (CUDA, {"flash": False}, False, "sdpa"),
         (CUDA, {"dtype": torch.float32}, False, "sdpa"),  # its kernels are for half precision
-        (CPU, {}, False, "sdpa"),
+        (CPU, {}, False, "trie_sdpa"),
         (CPU, {"sdpa": False}, False, "eager"),
         (CUDA, {"flash": False, "sdpa": False}, False, "eager"),
         (CUDA, {}, True, "flex_attention"),
@@ -77,7 +77,7 @@ def test_generation_takes_the_best_flash_attention(installed):
         (CUDA, {"flex": False}, True, "sdpa"),
         (CUDA, {"head": 8}, True, "sdpa"),
         (CUDA, {"head": None, "flex": True}, True, "flex_attention"),
-        (CPU, {}, True, "sdpa"),  # FlexAttention has no backward on CPUs
+        (CPU, {}, True, "trie_sdpa"),  # FlexAttention has no backward on CPUs
         (CPU, {"sdpa": False}, True, "eager"),
     ],
 )
@@ -85,7 +85,7 @@ def test_auto(installed, device, options, packed, expected):
     assert choose_attention("auto", device, model(**options), packed) == expected
 
 
-@pytest.mark.parametrize("name", ["sdpa", "eager"])
+@pytest.mark.parametrize("name", ["sdpa", "eager", "trie_sdpa"])
 def test_plain_names_are_taken_at_their_word(name, installed):
     for packed in (True, False):
         assert choose_attention(name, CUDA, model(), packed) == name
@@ -169,14 +169,15 @@ def test_implementations_are_set_and_put_back(architecture, monkeypatch):
     monkeypatch.setattr(attention, "set_attention", lambda model, name: seen.append(name))
     seen = []
     with packed_attention(small):
-        assert seen == ["sdpa"]
-    assert seen == ["sdpa", "flash_attention_2"]
+        assert seen == ["trie_sdpa"]
+    assert seen == ["trie_sdpa", "flash_attention_2"]
 
 
-def test_flex_attention_is_for_the_language_model_alone(make_chat):
+@pytest.mark.parametrize("name", ["flex_attention", "trie_sdpa"])
+def test_attention_for_packed_rows_is_for_the_language_model_alone(name):
     small, _ = tiny.build(Tiny(**SMALL), ("sokoban-6x6",), 0)
-    set_attention(small, "flex_attention")
-    assert small.config.text_config._attn_implementation == "flex_attention"
+    set_attention(small, name)
+    assert small.config.text_config._attn_implementation == name
     assert small.config.vision_config._attn_implementation == "sdpa"
 
 

@@ -380,16 +380,18 @@ def test_images_that_the_processor_resizes(family, make_chat, every_cloze, stock
                 assert (ours - theirs).abs().max() < 1e-10, f"{sample.name}: losses at {height} x {width} differ"
 
 
-def test_eager_attention_computes_the_same(architecture, make_chat, every_cloze, with_pictures):
+@pytest.mark.parametrize("other", ["eager", "sdpa"])
+def test_implementations_of_attention_compute_the_same(other, architecture, make_chat, every_cloze, with_pictures):
     chat = make_chat(architecture)
+    chosen = attention.attention_of(chat.policy.model)
     encoded = [encode(chat, with_pictures(every_cloze(world))) for world in MIXED_WORLDS]
     with torch.no_grad():
         expected = torch.cat(packed_losses(chat, encoded))
-        set_attention(chat.policy.model, "eager")
+        set_attention(chat.policy.model, other)
         try:
             actual = torch.cat(packed_losses(chat, encoded))
         finally:
-            set_attention(chat.policy.model, "sdpa")
+            set_attention(chat.policy.model, chosen)
     assert (actual - expected).abs().max() < 1e-5
 
 

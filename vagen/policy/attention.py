@@ -21,6 +21,7 @@ from transformers.utils.import_utils import (
 )
 
 from vagen.policy.errors import ModelError
+from vagen.policy.trie_attention import TRIE, trie_mask, worthwhile
 
 FLASH = ("flash_attention_4", "flash_attention_3", "flash_attention_2")  # the newest first
 _MIN_FLEX_HEAD = 16  # FlexAttention's kernels take no smaller heads
@@ -32,7 +33,8 @@ def choose_attention(requested: str, device: torch.device, model: Any, packed: b
 
     ``auto`` takes the fastest that is installed and right. For generation that is flash attention (in half precision
     on CUDA); its kernels know only causal masks, so packed rows get FlexAttention on CUDA where the model allows it.
-    Otherwise scaled dot product attention, and the eager implementation for models without that.
+    Otherwise scaled dot product attention, on CPUs that of :mod:`vagen.policy.trie_attention`, and the eager
+    implementation for models without that.
 
     Args:
         requested: ``auto``, or a name, which is checked and returned.
@@ -51,7 +53,9 @@ def choose_attention(requested: str, device: torch.device, model: Any, packed: b
     flash = () if packed else _usable_flash(device, model)
     if flash:
         return flash[0]
-    return "sdpa" if getattr(model, "_supports_sdpa", False) else "eager"
+    if not getattr(model, "_supports_sdpa", False):
+        return "eager"
+    return TRIE if device.type == "cpu" else "sdpa"
 
 
 def installed_flash(device: torch.device) -> tuple[str, ...]:
@@ -73,8 +77,8 @@ def attention_of(model: Any) -> str:
 
 
 def set_attention(model: Any, name: str) -> None:
-    """Make a model use an implementation; FlexAttention in the language model only."""
-    if name == "flex_attention":
+    """Make a model use an implementation; those for packed rows in the language model only."""
+    if name in ("flex_attention", TRIE):
         model.set_attn_implementation({"text_config": name, "vision_config": "sdpa"})
     else:
         model.set_attn_implementation(name)
@@ -101,7 +105,7 @@ def packed_attention(model: Any) -> Iterator[None]:
 def dense_attention(model: Any) -> Iterator[None]:
     """For the time of a ``with``, an implementation that takes any mask, written out as numbers."""
     before = attention_of(model)
-    if before in ("sdpa", "eager"):
+    if before in ("sdpa", "eager", TRIE):
         yield
         return
     set_attention(model, "sdpa" if getattr(model, "_supports_sdpa", False) else "eager")
@@ -119,10 +123,13 @@ def attention_mask(ends: torch.Tensor, implementation: str, dtype: torch.dtype) 
         dtype: floating point type of the model.
 
     Returns:
-        A ``BlockMask`` for FlexAttention; (B, 1, L, L) bool, or for the eager implementation numbers to add to scores.
+        A ``BlockMask`` for FlexAttention; for :mod:`vagen.policy.trie_attention` its own form where that is worth
+        while; (B, 1, L, L) bool, or for the eager implementation numbers to add to scores.
     """
     if implementation == "flex_attention":
         return _block_mask(ends)
+    if implementation == TRIE and worthwhile(ends):
+        return trie_mask(ends)
     columns = torch.arange(ends.shape[1], device=ends.device)
     return dense_mask((columns <= columns[:, None]) & (columns[:, None] < ends[:, None]), implementation, dtype)
 
