@@ -129,7 +129,7 @@ def test_long_responses_take_linear_time():
         "<answer>" + "</" * 500_000,
         "x" * 1_000_000,
     ):
-        start = time.perf_counter()
+        start = time.process_time()
         for strategy in STRATEGIES:
             assert read_response(text, strategy) is None
-        assert time.perf_counter() - start < 2
+        assert time.process_time() - start < 2
