@@ -2,6 +2,7 @@
 
 import argparse
 import os
+import re
 from collections.abc import Iterator
 from typing import Any
 
@@ -9,7 +10,7 @@ from vagen.cli import _parser
 from vagen.cloze.grammar import FAMILIES, NAMED, named
 from vagen.config import described
 
-os.environ["COLUMNS"] = "100"  # width of the help texts
+os.environ["COLUMNS"] = "92"  # width of the help texts: what a page has room for
 
 
 def on_page_markdown(markdown: str, **_: Any) -> str:
@@ -18,6 +19,11 @@ def on_page_markdown(markdown: str, **_: Any) -> str:
         if f"{{{{ {mark} }}}}" in markdown:
             markdown = markdown.replace(f"{{{{ {mark} }}}}", make())
     return markdown
+
+
+def on_page_content(html: str, **_: Any) -> str:
+    """Called by MkDocs for every page, once it is HTML: docstrings are Markdown but for roles and literal blocks."""
+    return re.sub(r":\w+:(?=<code>)", "", html).replace("::</p>", ":</p>")
 
 
 def _cli() -> str:

@@ -217,6 +217,9 @@ REFUSED = [
     refused("eval agent --worlds sokoban-6x6 --n 2 --strategy no_think", "--model"),
     refused("eval agent --worlds sokoban-6x6 --n 2 --strategy guess", "--strategy"),
     refused("eval agent --worlds sokoban-6x6 --n 2 --context all", "--context"),
+    refused("eval agent --worlds sokoban-6x6 --n 2 --context concat", "--context is a setting of whole conversations"),
+    refused("eval agent --worlds sokoban-6x6 --n 2 --max-new-tokens 9", "give --strategy"),
+    refused("eval agent --model @model --n 2 --strategy no_think --window 3", "--context window"),
     refused("eval agent --worlds sokoban-6x6 --n 2 --window 0", "--window"),
     refused("train --config @good.yaml --processes 0", "--processes"),
     refused("train --config @good.yaml --processes -2", "--processes"),
@@ -383,6 +386,12 @@ def test_help_explains_every_option_and_says_its_default(parser):
         if action.option_strings and action.nargs != 0 and action.default not in (None, []):
             shown = parser._get_formatter()._expand_help(action)
             assert f"default: {action.default}" in shown, f"{action.option_strings} does not say its default: {shown}"
+
+
+def test_the_version_is_told(capsys):
+    with pytest.raises(SystemExit, match=r"\A0\Z"):
+        vagen.cli.main(["--version"])
+    assert capsys.readouterr().out == f"vagen {vagen.__version__}\n"
 
 
 def test_clozes_and_configuration_keys_are_listed(capsys):

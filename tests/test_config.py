@@ -9,6 +9,8 @@ from hypothesis import strategies as st
 
 from vagen.cloze.grammar import ClozeError, named
 from vagen.config import Config, ConfigError, Section, described, environment, load, save, shipped
+from vagen.rl.advantages import ESTIMATORS
+from vagen.rl.filters import STRATEGIES
 from worlds import is_available, registered
 
 PROMPTS = {
@@ -386,3 +388,11 @@ def test_child_processes_do_not_spin(monkeypatch):
     assert environment({"RANK": "1"}) == {**environment(), "RANK": "1"}
     assert environment()["OMP_WAIT_POLICY"] == "PASSIVE"
     assert environment()["SOME_VARIABLE"] == "kept"
+
+
+@pytest.mark.parametrize(
+    ("key", "names"), [("rl.advantage.estimator", ESTIMATORS), ("rl.filter.strategy", STRATEGIES)]
+)
+def test_names_from_registries_are_told_with_their_key(key, names):
+    meaning = next(known.meaning for known in described() if known.name == key)
+    assert [name for name in names if name not in meaning.replace(",", "").split()] == []

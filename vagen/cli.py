@@ -8,6 +8,9 @@ import os
 import sys
 from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
+from typing import Any
+
+import vagen
 
 # Threads that wait must not spin: beside a busy neighbour that costs most of the speed. Read when torch is imported,
 # which every command below does only once it knows what to do (so `vagen --help` answers at once).
@@ -114,12 +117,13 @@ def _is_number(word: str) -> bool:
 
 
 def _parser() -> argparse.ArgumentParser:
-    parser = _Parser(prog="vagen", description=__import__("vagen").__doc__)
+    parser = _Parser(prog="vagen", description=vagen.__doc__)
+    parser.add_argument("--version", action="version", version=f"vagen {vagen.__version__}")
     verbs = parser.add_subparsers(title="commands", metavar="VERB", parser_class=_Parser, required=True)
 
     verb = _verb(verbs, "quickstart", _quickstart, "collect, train, evaluate, export and report in one go", True)
     verb.add_argument("--config", metavar="FILE", help="YAML; default: the configuration that comes with the package")
-    _processes(verb)
+    _processes(verb, "one per GPU, without GPUs one per core up to 2")
 
     verb = _verb(verbs, "worlds", _worlds, "list the worlds, or draw one")
     verb.add_argument("--all", action="store_true", help="also every environment of MiniGrid and BabyAI")
@@ -145,7 +149,8 @@ def _parser() -> argparse.ArgumentParser:
         "--settings",
         nargs="+",
         choices=_SPATIAL_SETTINGS,
-        help="where cameras and objects are; default: all",
+        metavar="SETTING",
+        help=f"where cameras and objects are: {', '.join(_SPATIAL_SETTINGS)}; default: all",
     )
     verb.add_argument("--train", type=_natural, default=1000, metavar="N", help="questions per setting to train on")
     verb.add_argument("--val", type=_natural, default=100, metavar="N", help="and to validate with")
@@ -154,7 +159,8 @@ def _parser() -> argparse.ArgumentParser:
         "--tasks",
         nargs="+",
         choices=_MINDCUBE_TASKS,
-        help="forms of prompts and outputs to train on; default: all",
+        metavar="TASK",
+        help=f"forms of prompts and outputs to train on: {', '.join(_MINDCUBE_TASKS)}; default: all",
     )
     verb.add_argument("--prompts", type=Path, help="templates, YAML; default: those that come with the package")
     verb.add_argument("--size", type=_positive, default=224, help="pixels per side of the images")
@@ -185,7 +191,7 @@ def _parser() -> argparse.ArgumentParser:
         "--overwrite", dest="start", action="store_const", const="overwrite", help="replace a run in the same output"
     )
     verb.set_defaults(start="new")
-    _processes(verb)
+    _processes(verb, "one per GPU, without GPUs one")
 
     verb = _verb(verbs, "inspect", _inspect, "print the exact tokens of training samples", True)
     _configuration(verb)
@@ -241,7 +247,13 @@ def _parser() -> argparse.ArgumentParser:
     verb.add_argument("--questions", type=Path, required=True, help="MindCube questions, JSONL")
     verb.add_argument("--images", type=Path, required=True, help="the folder that the questions' image paths start in")
     verb.add_argument("--model", required=True, help=_MODEL)
-    verb.add_argument("--task", required=True, choices=_MINDCUBE_TASKS, help="what is shown and asked")
+    verb.add_argument(
+        "--task",
+        required=True,
+        choices=_MINDCUBE_TASKS,
+        metavar="TASK",
+        help=f"what is shown and asked: {', '.join(_MINDCUBE_TASKS)}",
+    )
     verb.add_argument("--prompts", type=Path, help="templates, YAML; default: those that come with the package")
     verb.add_argument("--batch", type=_positive, default=8, help="questions per forward pass")
     verb.add_argument("--max-new-tokens", type=_positive, help="where answers are cut; default: as the templates say")
@@ -272,7 +284,10 @@ def _parser() -> argparse.ArgumentParser:
     verb = _verb(verbs, "compare", _compare, "compare two report cards row by row, with paired tests and a picture")
     verb.add_argument("first", type=Path, metavar="A.json", help="a report card of `vagen eval worldmodel`")
     verb.add_argument(
-        "second", type=Path, metavar="B.json", help="another; seed, split and n alike make a paired test"
+        "second",
+        type=Path,
+        metavar="B.json",
+        help="another; where both were asked the same (seed, split, n, sampling, history) a paired test is made",
     )
     verb.add_argument("--out", type=Path, default=Path("comparison.json"), help="where the JSON goes; a PNG beside it")
     kinds = _verb(verbs, "score", None, "score responses").add_subparsers(
@@ -315,7 +330,7 @@ def _verb(verbs, name, run, help, configurable=False) -> argparse.ArgumentParser
     parser = verbs.add_parser(
         name,
         help=help,
-        description=f"{help[0].upper()}{help[1:]}.",
+        description=f"{help[0].upper()}{help[1:]}{'' if help.endswith('?') else '.'}",
         epilog=epilog,
         allow_abbrev=False,
         formatter_class=_Help,
@@ -333,9 +348,9 @@ def _configuration(parser: argparse.ArgumentParser, required: bool = True) -> No
     )
 
 
-def _processes(parser: argparse.ArgumentParser) -> None:
+def _processes(parser: argparse.ArgumentParser, default: str) -> None:
     parser.add_argument(
-        "--processes", type=_positive, help="training processes on this machine (default: one per GPU)"
+        "--processes", type=_positive, metavar="N", help=f"training processes on this machine (default: {default})"
     )
 
 
@@ -357,6 +372,17 @@ def _which_samples(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--split", choices=_SPLITS, default="test", help="which layouts are asked about")
 
 
+#: Settings of whole conversations with their defaults; on a command line they are none until one is given.
+_CONVERSATION = {
+    "context": "concat",
+    "window": 2,
+    "max_turns": 16,
+    "max_actions": 1,
+    "max_new_tokens": 256,
+    "max_length": 4096,
+}
+
+
 def _how_to_converse(parser: argparse.ArgumentParser) -> None:
     """Options of whole conversations, with the settings they stand for as their destinations."""
     group = parser.add_argument_group(
@@ -367,17 +393,25 @@ def _how_to_converse(parser: argparse.ArgumentParser) -> None:
         choices=["no_think", "free_think", "grounding", "worldmodeling", "grounding_worldmodeling"],
         help="what each response consists of",
     )
+    numbers = {
+        "window": "turns seen with --context window",
+        "max_turns": "responses of an episode",
+        "max_actions": "actions of a response",
+        "max_new_tokens": "tokens of a response",
+        "max_length": "tokens of a prompt and its response",
+    }
     group.add_argument(
         "--context",
         choices=["concat", "window", "no_concat"],
-        default="concat",
-        help="what a prompt shows: the whole conversation, its last turns, or the present",
+        help="what a prompt shows: the whole conversation, its last turns, or the present "
+        f"(default: {_CONVERSATION['context']})",
     )
-    group.add_argument("--window", type=_positive, default=2, help="turns seen with --context window")
-    group.add_argument("--max-turns", type=_positive, default=16, help="responses of an episode")
-    group.add_argument("--max-actions", type=_positive, default=1, help="actions of a response")
-    group.add_argument("--max-new-tokens", type=_positive, default=256, help="tokens of a response")
-    group.add_argument("--max-length", type=_positive, default=4096, help="tokens of a prompt and its response")
+    for name, meaning in numbers.items():
+        group.add_argument(_option(name), type=_positive, help=f"{meaning} (default: {_CONVERSATION[name]})")
+
+
+def _option(name: str) -> str:
+    return f"--{name.replace('_', '-')}"
 
 
 # ------------------------------------------------------------------------------------------------------------- verbs
@@ -645,8 +679,7 @@ def _eval_agent(args: argparse.Namespace, _: list[str]) -> int:
     from vagen.files import check_file, write_json
 
     check_file(args.out)
-    if args.strategy is not None and args.model is None:
-        raise UsageError("--strategy says how a model plays: give --model")
+    conversation = _conversation(args)
     from vagen.evaluate.agent import Player, evaluate
     from vagen.rollout.agents import ExpertAgent, ModelAgent, RandomAgent
 
@@ -654,7 +687,7 @@ def _eval_agent(args: argparse.Namespace, _: list[str]) -> int:
     trained: tuple[str, ...] = ()
     if args.model is not None:
         chat = _load_chat(args.model, None)
-        agents.append(ModelAgent(chat, args.batch) if args.strategy is None else _conversing(chat, args))
+        agents.append(ModelAgent(chat, args.batch) if args.strategy is None else _conversing(chat, args, conversation))
         trained = chat.policy.format.worlds
 
     worlds = _chosen(args.worlds, trained, "--worlds")
@@ -667,22 +700,32 @@ def _eval_agent(args: argparse.Namespace, _: list[str]) -> int:
     return 0
 
 
-def _conversing(chat, args: argparse.Namespace):  # type: ignore[no-untyped-def]
+def _conversation(args: argparse.Namespace) -> dict[str, Any]:
+    """The settings of whole conversations; refuses those that would change nothing."""
+    given = {name: value for name in _CONVERSATION if (value := getattr(args, name)) is not None}
+    if args.strategy is None and given:
+        raise UsageError(f"{_option(next(iter(given)))} is a setting of whole conversations: give --strategy too")
+    if args.strategy is not None and args.model is None:
+        raise UsageError("--strategy says how a model plays: give --model")
+    if "window" in given and args.context != "window":
+        raise UsageError("--window counts the turns that --context window shows: give that too")
+    return _CONVERSATION | given
+
+
+def _conversing(chat, args: argparse.Namespace, conversation: dict[str, Any]):  # type: ignore[no-untyped-def]
     """The model as a greedy player of whole conversations."""
     from vagen.rollout.cached import CachedEngine
     from vagen.rollout.rollouts import ConversingModel, Settings
     from vagen.rollout.sampling import Sampling
 
+    sampling = Sampling(temperature=0.0, max_tokens=conversation.pop("max_new_tokens"))
+    form = chat.policy.format
     settings = Settings(
         strategy=args.strategy,
-        representation=chat.policy.format.representation,
-        context=args.context,
-        window=args.window,
-        explain=chat.policy.format.explain,
-        max_actions=args.max_actions,
-        max_turns=args.max_turns,
-        max_length=args.max_length,
-        sampling=Sampling(temperature=0.0, max_tokens=args.max_new_tokens),
+        representation=form.representation,
+        explain=form.explain,
+        sampling=sampling,
+        **conversation,
     )
     return ConversingModel(CachedEngine(chat, args.batch), settings)
 

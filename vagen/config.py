@@ -150,7 +150,7 @@ class Lora(Section):
 class Model(Section):
     """Which policy: a folder or Hub id, or else the tiny default made from ``tiny``; and what of it is trained."""
 
-    path: str | None = None
+    path: str | None = Field(default=None, description="a model folder or an id of the Hub; default: a tiny one, new")
     tiny: Tiny = Tiny()
     attention: Literal[
         "auto",
@@ -176,7 +176,7 @@ class Model(Section):
         description="settings of the image processor in place of those in the files of path, such as "
         "{size: {longest_edge: 384}}; saved with the model",
     )
-    trust_remote_code: bool = False
+    trust_remote_code: bool = Field(default=False, description="run code that comes with the model of path")
 
     @model_validator(mode="after")
     def _images_fit(self) -> Self:
@@ -287,7 +287,7 @@ class Optimizer(Section):
     momentum: float = Field(default=0.95, ge=0, lt=1, description="of Muon")
     weight_decay: float = Field(default=0.01, ge=0)
     schedule: Literal["wsd", "cosine", "linear", "constant"] = "wsd"
-    warmup_steps: int = Field(default=50, ge=0)
+    warmup_steps: int = Field(default=50, ge=0, description="steps in which the rate rises to its peak")
     decay: float = Field(default=0.3, ge=0, le=1, description="wsd: share of the steps, at the end, that it takes")
     final_lr: float = Field(
         default=0.02, ge=0, le=1, description="where warming up starts and the decay ends, relative to the peak"
@@ -317,7 +317,7 @@ class Validation(Section):
     clozes: Names = Field(default=(), description="names or patterns; default: those that are trained")
     n: int = Field(default=64, gt=0, description="samples per world and cloze")
     batch: int = Field(default=128, gt=0)
-    seed: NonNegativeInt = 2
+    seed: NonNegativeInt = Field(default=2, description="decides the questions")
     best: str = Field(
         default="eval/accuracy",
         description="the metric (higher is better) whose best checkpoint is kept: the mean over all, or "
@@ -354,8 +354,8 @@ class Train(Section):
         description="data loading processes per training process; default: as many as there are cores left, at most 4",
     )
     prefetch: int = Field(default=2, gt=0, description="steps each loading process prepares ahead")
-    log_every: int = Field(default=20, gt=0)
-    checkpoint_every: int = Field(default=1000, gt=0)
+    log_every: int = Field(default=20, gt=0, description="steps from one line of metrics to the next")
+    checkpoint_every: int = Field(default=1000, gt=0, description="steps; the last step is kept in any case")
     keep_checkpoints: int = Field(default=2, gt=0, description="the newest; the best is kept beside them")
     validation: Validation = Validation()
     report_to: Annotated[tuple[Literal["tensorboard", "wandb", "trackio"], ...], BeforeValidator(_several)] = Field(
@@ -387,7 +387,7 @@ class Evaluate(Section):
     n: int = Field(default=300, gt=0, description="samples per world and cloze")
     episodes: int = Field(default=100, gt=0, description="episodes per world and agent")
     batch: int = Field(default=128, gt=0)
-    seed: NonNegativeInt = 1
+    seed: NonNegativeInt = Field(default=1, description="decides the questions")
     sampling: EvaluateSampling = EvaluateSampling()
 
 
@@ -413,7 +413,10 @@ class Rollouts(Section):
 
 
 class Rewards(Section):
-    """How much each part of the reward counts; see :class:`vagen.rl.rewards.RewardWeights`."""
+    """How much each part of the reward counts.
+
+    See :class:`vagen.rl.rewards.RewardWeights`.
+    """
 
     task: float = Field(default=1.0, gt=0, description="times what the world pays")
     format: float = Field(default=0.0, ge=0, description="for each response of the right form")
@@ -426,26 +429,38 @@ class Rewards(Section):
 
 
 class Filter(Section):
-    """Which groups are learned from; see :func:`vagen.rl.filters.select_groups`."""
+    """Which groups are learned from.
 
-    strategy: str = "none"
+    See :func:`vagen.rl.filters.select_groups`.
+    """
+
+    strategy: str = Field(
+        default="none", description="none, top_p, top_p_softmax, top_k, top_k_abs, min_p, dapo or vagen"
+    )
     value: float = Field(default=0.9, description="the strategy's p or k")
     mode: Literal["ragen_code", "ragen_paper"] = "ragen_code"
     score: Literal["std", "variance"] = "std"
     outcome_gate: bool = Field(default=True, description="variance that comes from the form alone does not count")
-    include_zero: bool = True
-    largest: bool = True
+    include_zero: bool = Field(default=True, description="keep groups of score 0 in the running")
+    largest: bool = Field(default=True, description="prefer large scores; false: small ones, to see what it is worth")
     scale: Literal["none", "linear", "sqrt"] = Field(default="none", description="of the loss, by the share kept")
 
 
 class Advantage(Section):
-    """Who deserves the reward; see :data:`vagen.rl.advantages.ESTIMATORS`."""
+    """Who deserves the reward.
 
-    estimator: str = "grpo"
-    gamma: float = Field(default=1.0, ge=0, le=1)
-    lam: float = Field(default=1.0, ge=0, le=1)
-    gamma_turn: float = Field(default=0.95, ge=0, le=1)
-    lam_turn: float = Field(default=1.0, ge=0, le=1)
+    See :data:`vagen.rl.advantages.ESTIMATORS`.
+    """
+
+    estimator: str = Field(
+        default="grpo",
+        description="grpo, dr_grpo, reinforce++ or batch_baseline; with a critic gae, bi_level_gae, turn_gae or "
+        "no_concat_gae",
+    )
+    gamma: float = Field(default=1.0, ge=0, le=1, description="discount from token to token")
+    lam: float = Field(default=1.0, ge=0, le=1, description="of GAE, from token to token")
+    gamma_turn: float = Field(default=0.95, ge=0, le=1, description="discount from turn to turn")
+    lam_turn: float = Field(default=1.0, ge=0, le=1, description="of GAE, from turn to turn")
     whiten: bool = Field(default=False, description="over the tokens of the whole step")
 
 
@@ -454,9 +469,9 @@ class PolicyLoss(Section):
 
     epochs: PositiveInt = Field(default=1, description="how often each episode is used")
     minibatches: PositiveInt = Field(default=1, description="optimizer steps in an epoch")
-    clip_low: float = Field(default=0.2, ge=0, le=1)
-    clip_high: float = Field(default=0.28, ge=0)
-    dual_clip: float | None = Field(default=3.0, gt=1)
+    clip_low: float = Field(default=0.2, ge=0, le=1, description="how far below 1 a ratio still counts")
+    clip_high: float = Field(default=0.28, ge=0, description="how far above 1 a ratio still counts")
+    dual_clip: float | None = Field(default=3.0, gt=1, description="the largest ratio at a negative advantage")
     aggregation: Literal["token-mean", "seq-mean-token-mean", "seq-mean-token-sum"] = "token-mean"
     positive: float = Field(default=1.0, ge=0, description="weight of tokens of positive advantage")
     negative: float = Field(default=1.0, ge=0, description="weight of tokens of negative advantage")
@@ -521,7 +536,7 @@ class Evaluation(Section):
     episodes: PositiveInt = Field(default=128, description="per world")
     split: Literal["val", "test"] = "val"
     temperature: float = Field(default=0.0, ge=0, description="0: greedy")
-    seed: NonNegativeInt = 2
+    seed: NonNegativeInt = Field(default=2, description="decides the initial states")
     patience: PositiveInt | None = Field(
         default=None, description="training ends where success has not risen for so many times in a row"
     )
@@ -567,8 +582,8 @@ class Rl(Section):
 class Config(Section):
     """A whole run."""
 
-    seed: NonNegativeInt = 0
-    output: str = "outputs/run"
+    seed: NonNegativeInt = Field(default=0, description="decides episodes, weights and the order of the data")
+    output: str = Field(default="outputs/run", description="the folder of the run")
     shards: Names = Field(
         default=(),
         description="folders made by vagen collect: paths, globs, {a,b}, http(s)://, hf://, s3://, pipe:",

@@ -1,12 +1,15 @@
 """Comparisons of report cards: which rows are paired, what is said of them, and what is refused."""
 
 import json
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 from PIL import Image
 
 from vagen.evaluate.compare import CompareError, as_json, compare, picture, table
+
+SAMPLING = {"idle": 0.1, "balance": False}
 
 
 def row(world: str, cloze: str, outcomes: str, **changes) -> dict:
@@ -30,7 +33,8 @@ def cards(tmp_path):
     def write(first: list[dict], second: list[dict], seed: int = 1) -> tuple[Path, Path]:
         paths = tmp_path / "a.json", tmp_path / "b.json"
         for path, rows, its_seed in zip(paths, (first, second), (1, seed), strict=True):
-            path.write_text(json.dumps({"rows": rows, "model": path.stem, "seed": its_seed, "split": "test"}))
+            card = {"rows": rows, "model": path.stem, "seed": its_seed, "split": "test"}
+            path.write_text(json.dumps(card | {"sampling": SAMPLING, "history": 0}))
         return paths
 
     return write
@@ -46,25 +50,42 @@ def test_rows_are_paired_where_the_questions_are_the_same(cards):
     assert (found.mean.value, found.mean.low) == pytest.approx((only.difference, only.low))
 
 
-@pytest.mark.parametrize("reason", ["seed", "n", "pattern", "outcomes", "split"])
+CHANGES: dict[str, Callable[[dict], None]] = {
+    "seed": lambda card: card.update(seed=2),
+    "split": lambda card: card.update(split="val"),
+    "sampling": lambda card: card.update(sampling={"idle": 0.1, "balance": True}),
+    "history": lambda card: card.update(history=3),
+    "pattern": lambda card: card["rows"][0].update(pattern="other"),
+    "n": lambda card: card.update(rows=[row("w", "c", "00111")]),
+}
+
+
+@pytest.mark.parametrize("reason", CHANGES)
 def test_other_questions_are_compared_without_a_test(cards, reason):
-    first, second = row("w", "c", "0011"), row("w", "c", "0111")
-    if reason == "n":
-        second = row("w", "c", "00111")
-    elif reason == "pattern":
-        second["pattern"] = "other"
-    elif reason == "outcomes":  # a card of an earlier version
-        del second["outcomes"]
-    paths = cards([first], [second], seed=2 if reason == "seed" else 1)
-    if reason == "split":
-        paths[1].write_text(paths[1].read_text().replace('"test"', '"val"'))
+    assert _compared_after(CHANGES[reason], cards) == (reason,)
+
+
+@pytest.mark.parametrize("missing", ["outcomes", "sampling"])
+def test_cards_that_do_not_say_what_was_asked_are_compared_without_a_test(cards, missing):
+    def forget(card: dict) -> None:
+        del (card["rows"][0] if missing == "outcomes" else card)[missing]
+
+    assert _compared_after(forget, cards) == ("version of the card",)
+
+
+def _compared_after(change: Callable[[dict], None], cards) -> tuple[str, ...]:
+    """Why two cards are not paired that differ in one thing; checks that they are compared all the same."""
+    paths = cards([row("w", "c", "0011")], [row("w", "c", "0111")])
+    card = json.loads(paths[1].read_text())
+    change(card)
+    paths[1].write_text(json.dumps(card))
     found = compare(*paths)
-    assert not found.rows[0].paired
-    assert found.rows[0].p is None
-    why = "version of the card" if reason == "outcomes" else reason
-    assert found.rows[0].unpaired == (why,)
-    assert f"unpaired: other {why}" in table(found)
-    assert found.rows[0].low < found.rows[0].difference < found.rows[0].high
+    (only,) = found.rows
+    assert not only.paired
+    assert only.p is None
+    assert f"unpaired: other {only.unpaired[0]}" in table(found)
+    assert only.low < only.difference < only.high
+    return only.unpaired
 
 
 def test_models_of_one_name_are_told_apart_by_their_paths(cards):

@@ -94,6 +94,8 @@ def test_rows_keep_their_contract(chat):
     card = evaluate(chat, WORLDS, CLOZES, 5, 1)
     assert [(row["world"], row["cloze"]) for row in card["rows"]] == [(w, c) for w in WORLDS for c in CLOZES]
     assert card["split"] == "test"
+    assert card["sampling"] == {"idle": 0.1, "balance": False}
+    assert card["history"] == 0
     assert card["parameters"] == sum(p.numel() for p in chat.policy.model.parameters())
     for row in card["rows"]:
         assert len(row["outcomes"]) == row["n"]
@@ -313,6 +315,7 @@ def test_the_card_of_a_model_with_a_history_asks_after_one(chat, answering):
     remembering = Chat(Policy("small", chat.policy.model, chat.policy.processor, form))
     card = evaluate(remembering, ["sokoban-6x6"], ["forward_dynamics", "policy"], 12, 0)
     assert set(asked) == {0, 1, 2}
+    assert card["history"] == 2
     for row, cloze in zip(card["rows"], ("forward_dynamics", "policy"), strict=True):
         assert (row["cloze"], row["pattern"], row["horizon"]) == (cloze, str(named(cloze)), 1)
         assert row["accuracy"] == 1.0

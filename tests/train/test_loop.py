@@ -15,6 +15,7 @@ from vagen.config import Config, ConfigError, load
 from vagen.data.stream import ClozeStream
 from vagen.policy.batches import Batcher, answer_weights
 from vagen.policy.chat import Chat
+from vagen.policy.errors import ModelError
 from vagen.policy.packing import PackedLoss
 from vagen.policy.policy import load as load_policy
 from vagen.train import cloze as loop
@@ -88,6 +89,12 @@ def test_gradients_are_clipped(run, by_hand, values, tmp_path, read_metrics, ref
 @pytest.mark.parametrize("workers", [1, 2])
 def test_loading_processes_change_nothing(run, reference, read_metrics, assert_same_losses, workers):
     assert_same_losses(read_metrics(run(train={"workers": workers})), reference, 2e-5, f"{workers} loading processes")
+
+
+@pytest.mark.parametrize("workers", [0, 1])
+def test_a_cloze_too_long_for_a_row_is_one_line_whoever_packs_it(run, workers):
+    with pytest.raises(ModelError, match=r"\Aa cloze of \d+ tokens is too long for a row of .*=20; .* images\Z"):
+        run(train={"row_tokens": 20, "micro_rows": 1, "workers": workers})
 
 
 def test_loading_processes_can_be_spawned(baseline, reference):

@@ -39,7 +39,7 @@ class CardRow(BaseModel):
 
 
 class Card(BaseModel):
-    """What a comparison needs of a report card."""
+    """What a comparison needs of a report card. The first cards did not say how windows were drawn."""
 
     model_config = ConfigDict(extra="ignore", frozen=True)
 
@@ -47,6 +47,8 @@ class Card(BaseModel):
     model: str = ""
     seed: int
     split: str
+    sampling: dict[str, float | bool] | None = None
+    history: int | None = None
 
 
 @dataclass(frozen=True)
@@ -101,8 +103,7 @@ def compare(first: Path, second: Path) -> Comparison:
     shared = [key for key in left if key in right]
     if not shared:
         raise CompareError(f"{first} and {second} share no row: evaluate both in the same worlds with the same clozes")
-    apart = [name for name in ("seed", "split") if getattr(one, name) != getattr(other, name)]
-    reasons = [(*apart, *_apart(left[key], right[key])) for key in shared]
+    reasons = [_apart((one, other), (left[key], right[key])) for key in shared]
     differences = [_difference(left[key], right[key], not why) for key, why in zip(shared, reasons, strict=True)]
     adjusted = iter(holm([d.p for d in differences if d.p is not None]))
     rows = [
@@ -134,10 +135,17 @@ def read_card(path: Path) -> Card:
     return card
 
 
-def _apart(one: CardRow, other: CardRow) -> list[str]:
+def _apart(cards: tuple[Card, Card], rows: tuple[CardRow, CardRow]) -> tuple[str, ...]:
     """What makes the questions of two rows different, or keeps them from being paired."""
-    found = [name for name in ("pattern", "n") if getattr(one, name) != getattr(other, name)]
-    return found if one.outcomes and other.outcomes else [*found, "version of the card"]
+    found = [name for name in ("seed", "split", "sampling", "history") if _differ(cards, name)]
+    found += [name for name in ("pattern", "n") if _differ(rows, name)]
+    say_all = all(card.sampling is not None for card in cards) and all(row.outcomes for row in rows)
+    return tuple(found if say_all else [*found, "version of the card"])
+
+
+def _differ(pair: tuple[BaseModel, BaseModel], name: str) -> bool:
+    one, other = (getattr(each, name) for each in pair)
+    return one is not None and other is not None and one != other
 
 
 def _difference(one: CardRow, other: CardRow, same_questions: bool) -> Difference:

@@ -167,6 +167,8 @@ def evaluate(
         "weights": chat.policy.digest,
         "parameters": sum(p.numel() for p in chat.policy.model.parameters()),
         "seed": seed,
+        "sampling": asdict(strata),
+        "history": chat.policy.format.history,
         "constrained": constrained,
         "versions": {"vagen": vagen.__version__, **{p: version(p) for p in ("torch", "transformers", "minigrid")}},
     }

@@ -16,9 +16,11 @@ from torch.utils.data import DataLoader, IterableDataset, get_worker_info
 
 from vagen.config import Config
 from vagen.data.asked import asked
+from vagen.data.places import DataError
 from vagen.data.questions import TrainingStream
 from vagen.policy.batches import Batcher, answer_weights
 from vagen.policy.chat import Chat
+from vagen.policy.errors import ModelError
 from vagen.policy.packing import Batch
 from vagen.policy.policy import create
 from vagen.policy.work import Cost, Work
@@ -161,7 +163,7 @@ def _goes_on(done: int, steps: int) -> str:
     return f"is complete: it has made all {steps} steps" if done >= steps else f"goes on after step {done} of {steps}"
 
 
-def _loader(steps: _Steps, config: Config) -> DataLoader[list[Batch]]:
+def _loader(steps: _Steps, config: Config) -> DataLoader[list[Batch] | ValueError]:
     """The steps' batches, made by other processes where there are cores for them."""
     workers = loading_processes(config.train, local_ranks())
     return DataLoader(
@@ -174,14 +176,20 @@ def _loader(steps: _Steps, config: Config) -> DataLoader[list[Batch]]:
     )
 
 
-def _timed(engine: Engine, loader: DataLoader[list[Batch]]) -> Iterator[list[Batch]]:
-    """The batches of each step; waiting for them is counted as time for data."""
+def _timed(engine: Engine, loader: DataLoader[list[Batch] | ValueError]) -> Iterator[list[Batch]]:
+    """The batches of each step; waiting for them is counted as time for data.
+
+    Raises:
+        DataError, ModelError: a step cannot be made.
+    """
     batches = iter(loader)
     while True:
         with engine.stopwatch.phase("data"):
             step = next(batches, None)
         if step is None:
             return
+        if isinstance(step, ValueError):
+            raise step
         yield step
 
 
@@ -192,24 +200,34 @@ def agree(stop: StopRequest) -> signal.Signals | None:
 
 
 class _Steps(IterableDataset):
-    """The micro-batches of each step for one rank; with workers, step n is made by worker n modulo their number."""
+    """The micro-batches of each step for one rank; with workers, step n is made by worker n modulo their number.
+
+    An error about the data takes the place of the step that cannot be made: raised in a worker, it would arrive with
+    torch's account of the worker around it.
+    """
 
     def __init__(self, stream: TrainingStream, batcher: Batcher, config: Config, rank: int, ranks: int, start: int):
         self.stream, self.batcher = stream, batcher
         self.train = config.train
         self.rank, self.ranks, self.start = rank, ranks, start
 
-    def __iter__(self) -> Iterator[list[Batch]]:
+    def __iter__(self) -> Iterator[list[Batch] | ValueError]:
         worker = get_worker_info()
         first, stride = (worker.id, worker.num_workers) if worker else (0, 1)
-        size = self.train.micro_rows
         for step in range(self.start + first, self.train.steps, stride):
-            if self.train.row_tokens:
-                groups = self.stream.share(step, self.train.rows, 0, 1)
-                yield self.batcher.planned(groups, self.train.row_tokens, size, self.rank, self.ranks)
-                continue
-            groups = self.stream.share(step, self.train.rows, self.rank, self.ranks)
-            yield [self.batcher.batch(groups[i : i + size]) for i in range(0, len(groups), size)]
+            try:
+                yield self._batches(step)
+            except (DataError, ModelError) as error:
+                yield error
+                return
+
+    def _batches(self, step: int) -> list[Batch]:
+        size = self.train.micro_rows
+        if self.train.row_tokens:
+            groups = self.stream.share(step, self.train.rows, 0, 1)
+            return self.batcher.planned(groups, self.train.row_tokens, size, self.rank, self.ranks)
+        groups = self.stream.share(step, self.train.rows, self.rank, self.ranks)
+        return [self.batcher.batch(groups[i : i + size]) for i in range(0, len(groups), size)]
 
 
 class _Validation:
