@@ -26,7 +26,7 @@ ROWS_AT_ONCE = {"packed": 1, "unpacked": 8}  # per forward pass
 
 def main() -> None:
     args = arguments()
-    chat = make_chat(args.size)
+    chat = make_chat(args.size, packed=args.way == "packed")
     windows = trajectories(args.windows)
     stepper = Stepper(chat, args.way)
     asked = [LAYOUTS[args.layout](window, args.clozes).samples for window in windows]
@@ -39,7 +39,7 @@ def arguments() -> argparse.Namespace:
     parser = argparse.ArgumentParser()
     parser.add_argument("--way", choices=ROWS_AT_ONCE, default="packed")
     parser.add_argument("--size", choices=SIZES, default="tiny")
-    parser.add_argument("--layout", choices=LAYOUTS, default="single")
+    parser.add_argument("--layout", choices=LAYOUTS, default="history")
     parser.add_argument("--clozes", type=int, default=16)
     parser.add_argument("--windows", type=int, default=1)
     return parser.parse_args()
