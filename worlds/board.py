@@ -311,14 +311,15 @@ class BoardWorld(GridWorld):
         return realised
 
     def render_states(self, snapshots: Sequence[Snapshot]) -> NDArray[np.uint8]:
-        index = np.empty((len(snapshots), self.size * self.size), np.intp)  # (B, H*W)
-        for tiles, snapshot in zip(index, snapshots, strict=True):
-            ground, agent, boxes = board_of(snapshot)
-            codes = np.frombuffer(ground.encode("ascii"), np.uint8)
-            tiles[:] = self.tiles_of[BARE][codes]
-            for cell in boxes:
-                tiles[cell] = self.tiles_of[BOX, codes[cell]]
-            tiles[agent] = self.tiles_of[AGENT, codes[agent]]
+        codes = np.frombuffer("".join([snapshot["map"] for snapshot in snapshots]).encode("ascii"), np.uint8)  # (B*H*W,)
+        firsts = range(0, len(codes), self.size * self.size)
+        agents = [first + snapshot["agent"] for first, snapshot in zip(firsts, snapshots, strict=True)]
+        index = self.tiles_of[BARE][codes]
+        if boxes := [
+            first + cell for first, snapshot in zip(firsts, snapshots, strict=True) for cell in snapshot.get("boxes", ())
+        ]:
+            index[boxes] = self.tiles_of[BOX, codes[boxes]]
+        index[agents] = self.tiles_of[AGENT, codes[agents]]
         return self.atlas.render(index.reshape(-1, self.size, self.size))
 
 
