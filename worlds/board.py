@@ -311,14 +311,13 @@ class BoardWorld(GridWorld):
         return realised
 
     def render_states(self, snapshots: Sequence[Snapshot]) -> NDArray[np.uint8]:
-        codes = np.frombuffer("".join([snapshot["map"] for snapshot in snapshots]).encode("ascii"), np.uint8)  # (B*H*W,)
-        firsts = range(0, len(codes), self.size * self.size)
-        agents = [first + snapshot["agent"] for first, snapshot in zip(firsts, snapshots, strict=True)]
+        ground = "".join([snapshot["map"] for snapshot in snapshots]).encode("ascii")
+        codes = np.frombuffer(ground, np.uint8)  # (B*H*W,), the boards behind each other
+        places = list(zip(range(0, len(codes), self.size * self.size), snapshots, strict=True))
+        boxes = [first + cell for first, snapshot in places for cell in snapshot.get("boxes", ())]
+        agents = [first + snapshot["agent"] for first, snapshot in places]
         index = self.tiles_of[BARE][codes]
-        if boxes := [
-            first + cell for first, snapshot in zip(firsts, snapshots, strict=True) for cell in snapshot.get("boxes", ())
-        ]:
-            index[boxes] = self.tiles_of[BOX, codes[boxes]]
+        index[boxes] = self.tiles_of[BOX, codes[boxes]]
         index[agents] = self.tiles_of[AGENT, codes[agents]]
         return self.atlas.render(index.reshape(-1, self.size, self.size))
 

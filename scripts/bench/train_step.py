@@ -13,7 +13,7 @@ from dataclasses import replace
 import numpy as np
 import torch
 from clozes import LAYOUTS, SIZES, make_chat, trajectories
-from worker import serve
+from worker import Serving
 
 from vagen.cloze.sample import Sample
 from vagen.policy.batches import draw
@@ -31,7 +31,7 @@ def main() -> None:
     stepper = Stepper(chat, args.way)
     asked = [LAYOUTS[args.layout](window, args.clozes).samples for window in windows]
     first = stepper.loss(asked)
-    serve(lambda: stepper.step(asked), loss=first)
+    Serving().serve(lambda: stepper.step(asked), loss=first)
 
 
 def arguments() -> argparse.Namespace:

@@ -246,7 +246,9 @@ class Chat:
             head, mark, tail = text.rpartition(self._image_mark)
             parts = self._read_on(self._read(head + mark, [_BLANK]), tail) if mark else None
             whole = self._read(text, [_BLANK])
-            if parts is None or not all(np.array_equal(*pair) for pair in zip(_arrays(parts), _arrays(whole))):
+            if parts is None or not all(
+                np.array_equal(*pair) for pair in zip(_arrays(parts), _arrays(whole), strict=True)
+            ):
                 return False
         return True
 
