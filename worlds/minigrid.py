@@ -41,11 +41,12 @@ from worlds.minigrid_cells import (
     LAVA,
     LIT,
     LIT_AGENT,
-    LOOKS,
+    LIT_TILES,
     PLAIN,
     STEPS,
     THINGS,
     UNKNOWN,
+    UNSEEN_TILE,
     WALL,
     WORDS,
     describe,
@@ -673,7 +674,7 @@ class Egocentric(MiniGrid):
         boards = [s["cells"] for s in snapshots]
         codes, seen = look(boards, self.width, poses, size, self.env.see_through_walls)
         codes[:, self._agent] = [CODES[seen_of(s["carrying"])] for s in snapshots]
-        numbers = np.where(seen, codes.astype(np.intp) * LOOKS + LIT, CODES[EMPTY] * LOOKS + PLAIN)
+        numbers = np.where(seen, LIT_TILES[codes], UNSEEN_TILE)
         numbers[:, self._agent] += LIT_AGENT - LIT
         return tiles(self.tile_size).render(numbers.reshape(-1, size, size))
 
