@@ -11,8 +11,6 @@ from vagen.config import Config, Rl
 from vagen.policy.chat import Chat, Picture
 from vagen.rollout.prompts import Observation
 from vagen.rollout.rollouts import begin_conversation, settings_of
-from vagen.train.engine import start_processes
-from vagen.train.rl import Learner, State, make_engine
 from worlds import make
 
 LEARNING_RATE = 1e-5
@@ -20,7 +18,10 @@ LEARNING_RATE = 1e-5
 
 def main() -> None:
     args = arguments()
-    serving = Serving()  # before DeepSpeed, which prints
+    serving = Serving()
+    from vagen.train.engine import start_processes  # DeepSpeed prints when it is imported
+    from vagen.train.rl import Learner, State, make_engine
+
     start_processes()
     chat = make_chat(args.size, packed=True)
     config, rl = settings(args)

@@ -47,7 +47,7 @@ def main() -> None:
             disable_tqdm=True,
             optim="adamw_torch",
         )
-        text = chat.policy.processor.apply_chat_template(rows[0]["prompt"], add_generation_prompt=True)
+        text = chat.policy.processor.apply_chat_template(rows[0]["prompt"], tokenize=False, add_generation_prompt=True)
         prompt = chat.policy.processor(text=[text], images=[rows[0]["images"]])["input_ids"][0]
         about = {
             "prompt_tokens": len(prompt),
