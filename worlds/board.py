@@ -311,14 +311,14 @@ class BoardWorld(GridWorld):
         return realised
 
     def render_states(self, snapshots: Sequence[Snapshot]) -> NDArray[np.uint8]:
-        index = np.empty((len(snapshots), self.size * self.size), np.intp)  # (B, H*W)
-        for tiles, snapshot in zip(index, snapshots, strict=True):
-            ground, agent, boxes = board_of(snapshot)
-            codes = np.frombuffer(ground.encode("ascii"), np.uint8)
-            tiles[:] = self.tiles_of[BARE][codes]
-            for cell in boxes:
-                tiles[cell] = self.tiles_of[BOX, codes[cell]]
-            tiles[agent] = self.tiles_of[AGENT, codes[agent]]
+        ground = "".join([snapshot["map"] for snapshot in snapshots]).encode("ascii")
+        codes = np.frombuffer(ground, np.uint8)  # (B*H*W,), the boards behind each other
+        places = list(zip(range(0, len(codes), self.size * self.size), snapshots, strict=True))
+        boxes = [first + cell for first, snapshot in places for cell in snapshot.get("boxes", ())]
+        agents = [first + snapshot["agent"] for first, snapshot in places]
+        index = self.tiles_of[BARE][codes]
+        index[boxes] = self.tiles_of[BOX, codes[boxes]]
+        index[agents] = self.tiles_of[AGENT, codes[agents]]
         return self.atlas.render(index.reshape(-1, self.size, self.size))
 
 

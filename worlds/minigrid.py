@@ -41,11 +41,12 @@ from worlds.minigrid_cells import (
     LAVA,
     LIT,
     LIT_AGENT,
-    LOOKS,
+    LIT_TILES,
     PLAIN,
     STEPS,
     THINGS,
     UNKNOWN,
+    UNSEEN_TILE,
     WALL,
     WORDS,
     describe,
@@ -265,10 +266,11 @@ class MiniGrid(GridWorld):
         return Facts(visible_things(snapshot["cells"], self.width).union((agent,)))
 
     def render_states(self, snapshots: Sequence[Snapshot]) -> NDArray[np.uint8]:
-        numbers = np.empty((len(snapshots), self.height * self.width), np.intp)  # (B, H*W)
-        for row, snapshot in zip(numbers, snapshots, strict=True):
-            row[:] = plain_tiles(snapshot["cells"])
-            row[snapshot["y"] * self.width + snapshot["x"]] += AGENT - PLAIN + snapshot["direction"]
+        boards = [plain_tiles(snapshot["cells"]) for snapshot in snapshots]
+        numbers = np.concatenate([np.zeros(0, np.intp), *boards])  # (B*H*W,), the boards behind each other
+        firsts = range(0, len(numbers), self.height * self.width)
+        agents = [first + s["y"] * self.width + s["x"] for first, s in zip(firsts, snapshots, strict=True)]
+        numbers[agents] += np.array([AGENT - PLAIN + s["direction"] for s in snapshots], np.intp)
         return tiles(self.tile_size).render(numbers.reshape(-1, self.height, self.width))
 
     def foreseeable(self, snapshot: Snapshot, action: int) -> bool:
@@ -672,7 +674,7 @@ class Egocentric(MiniGrid):
         boards = [s["cells"] for s in snapshots]
         codes, seen = look(boards, self.width, poses, size, self.env.see_through_walls)
         codes[:, self._agent] = [CODES[seen_of(s["carrying"])] for s in snapshots]
-        numbers = np.where(seen, codes.astype(np.intp) * LOOKS + LIT, CODES[EMPTY] * LOOKS + PLAIN)
+        numbers = np.where(seen, LIT_TILES[codes], UNSEEN_TILE)
         numbers[:, self._agent] += LIT_AGENT - LIT
         return tiles(self.tile_size).render(numbers.reshape(-1, size, size))
 

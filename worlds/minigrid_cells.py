@@ -188,6 +188,8 @@ AGENT = 1  # plus the direction number: with the agent on it
 LIT = 5  # highlighted, as MiniGrid draws the cells an agent sees
 LIT_AGENT = 6  # highlighted, with an agent that faces up
 LOOKS = 7
+LIT_TILES = np.arange(len(_CODED)) * LOOKS + LIT  # (codes,)
+UNSEEN_TILE = CODES[EMPTY] * LOOKS + PLAIN
 
 
 class Tiles:

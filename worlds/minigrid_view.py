@@ -30,6 +30,13 @@ def offsets(size: int) -> NDArray[np.intp]:
     return places
 
 
+@lru_cache(maxsize=64)
+def _steps_to(size: int, width: int) -> NDArray[np.intp]:
+    """How far the cells of a view lie from the agent's in a flat board of so many columns: (direction, size*size)."""
+    places = offsets(size)
+    return places[..., 1] * width + places[..., 0]
+
+
 @lru_cache(maxsize=1024)
 def _padded(cells: str, width: int, margin: int) -> NDArray[np.uint8]:
     """The codes of a board with walls around it, flat. Not to be written to."""
@@ -54,11 +61,11 @@ def look(
         row.
     """
     margin = size - 1
-    grids = np.stack([_padded(cells, width, margin) for cells in boards])  # (B, padded H*W)
-    places = offsets(size)[poses[:, 2]]  # (B, size*size, 2)
-    x = poses[:, 0, None] + margin + places[..., 0]
-    y = poses[:, 1, None] + margin + places[..., 1]
-    codes = np.take_along_axis(grids, y * (width + 2 * margin) + x, axis=1)
+    padded = width + 2 * margin
+    grids = np.concatenate([_padded(cells, width, margin) for cells in boards])  # flat, behind each other
+    x, y, direction = poses.T
+    agents = np.arange(len(boards)) * (len(grids) // len(boards)) + (y + margin) * padded + x + margin
+    codes = grids[agents[:, None] + _steps_to(size, padded)[direction]]
     if through_walls:
         return codes, np.ones(codes.shape, bool)
     return codes, _visible(TRANSPARENT[codes].reshape(-1, size, size)).reshape(codes.shape)
@@ -69,14 +76,12 @@ def _visible(transparent: NDArray[np.bool_]) -> NDArray[np.bool_]:
     batch, size, _ = transparent.shape
     reached, passed_on = _sweeps(size)
     bits = 1 << np.arange(size)
-    clear = transparent @ bits  # (B, size) rows as bit sets
-    row = np.full(batch, 1 << (size // 2))
-    seen = np.empty((batch, size), np.intp)
-    for j in reversed(range(size)):
-        entry = row << size | clear[:, j]
-        seen[:, j] = reached[entry]
-        row = passed_on[entry]
-    return seen[..., None] & bits != 0
+    entries = np.ascontiguousarray((transparent @ bits).T)  # (size, B): what is clear
+    seen = np.full(batch, 1 << (size // 2) << size)
+    for entry in entries[::-1]:
+        entry |= seen
+        seen = passed_on[entry]
+    return reached[entries.T][..., None] & bits != 0
 
 
 @lru_cache(maxsize=8)
@@ -85,7 +90,7 @@ def _sweeps(size: int) -> tuple[NDArray[np.intp], NDArray[np.intp]]:
 
     Sight goes along the row to the right and then to the left: each cell that is seen and transparent shows its next
     cell, the cell above it and the one above the next. For every pair of rows as bit sets, ``seen << size | clear``,
-    the tables hold the cells of the row that are seen in the end and those of the row above.
+    the tables hold the cells of the row that are seen in the end, and ``seen << size`` of the row above.
     """
     seen, clear = np.divmod(np.arange(1 << 2 * size), 1 << size)
     above = np.zeros_like(seen)
@@ -93,4 +98,4 @@ def _sweeps(size: int) -> tuple[NDArray[np.intp], NDArray[np.intp]]:
         spreads = seen & clear & (1 << i) != 0
         seen = np.where(spreads, seen | 1 << to, seen)
         above = np.where(spreads, above | 1 << i | 1 << to, above)
-    return seen, above
+    return seen, above << size

@@ -3,7 +3,8 @@
 #
 #   bash scripts/bench/all.sh [FOLDER]
 #
-# Up to an hour on two cores, which should have nothing else to do. Makes the peers' environment first.
+# Up to an hour and a half on two cores, which should have nothing else to do; each command takes ten minutes at most.
+# Makes the peers' environment first.
 #
 #   PYTHON    an interpreter that has vagen installed (default: .venv/bin/python)
 set -uo pipefail
@@ -30,12 +31,15 @@ measure() {
 
 PYTHON=$python bash scripts/bench/peers.sh || exit 1
 measure 1-cloze_train.jsonl "$python" scripts/bench/cloze_train.py
-measure 2-growth.jsonl "$python" scripts/bench/cloze_train.py --sizes tiny --clozes 1 4 32 64
+measure 2-growth.jsonl "$python" scripts/bench/cloze_train.py --sizes tiny --clozes 1 4 64
 measure 3-score.jsonl "$python" scripts/bench/score.py
-measure 4-render.jsonl "$python" scripts/bench/render.py
-measure 5-data.jsonl build/peers/bin/python scripts/bench/data.py
+measure 4-rollout.jsonl "$python" scripts/bench/rollout.py
+measure 5-rl_step.jsonl "$python" scripts/bench/rl_step.py
+measure 6-render.jsonl "$python" scripts/bench/render.py
+measure 7-vector.jsonl "$python" scripts/bench/vector.py
+measure 8-data.jsonl build/peers/bin/python scripts/bench/data.py
 if "$python" -c 'import sys, torch; sys.exit(not torch.cuda.is_available())'; then
-    measure 6-gpu_step.jsonl "$python" scripts/bench/gpu_step.py
+    measure 9-gpu_step.jsonl "$python" scripts/bench/gpu_step.py
 fi
 "$python" scripts/bench/table.py "$folder" || exit 1
 if ((${#failed[@]})); then

@@ -1,11 +1,12 @@
 """Training on clozes: packed rows against one sequence per cloze, by ourselves and by TRL's SFTTrainer.
 
-    python scripts/bench/cloze_train.py [--sizes tiny mid] [--clozes 16] [--windows 1] [--layout single]
+    python scripts/bench/cloze_train.py [--sizes tiny mid] [--layouts history single] [--clozes 16] [--windows 1]
         [--rounds 5] [--cores 2] [--peers own_unpacked trl]
 
 All train the same model on the same clozes about the same windows of four frames, as many per update, each in a
-process of its own, a step at a time by turns; that they start from the same loss is checked first. Prints one JSON
-line per size of model, number of clozes and peer, in clozes per second. ``bound`` is the share of what sharing can
+process of its own, a step at a time by turns; that they start from the same loss is checked first. In the ``history``
+layout each cloze shows all frames so far, in the ``single`` one only those that it asks about. Prints one JSON line
+per size of model, layout, number of clozes and peer, in clozes per second. ``bound`` is the share of what sharing can
 save at most: the operations of separate sequences over those of the trie. TRL is installed by ``peers.sh``.
 """
 
@@ -16,6 +17,7 @@ import json
 import sys
 from collections.abc import Iterator
 from contextlib import ExitStack
+from itertools import product
 
 from clozes import LAYOUTS, SIZES, make_chat, parameters, trajectories, use_cores
 from measure import ROUNDS, comparison, rates
@@ -27,12 +29,15 @@ from vagen.policy.work import Cost
 
 PEERS = ("own_unpacked", "trl")
 ALIKE = 1e-3  # how far first losses may be apart, relative
+TARGETS = {("history", "own_unpacked"): 7.0, ("history", "trl"): 10.0}  # with TARGETED clozes about a window
+TARGETED = 16
+SHARE = 0.8  # of the bound
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0] if __doc__ else None)
     parser.add_argument("--sizes", nargs="+", choices=SIZES, default=["tiny", "mid"])
-    parser.add_argument("--layout", choices=LAYOUTS, default="single")
+    parser.add_argument("--layouts", nargs="+", choices=LAYOUTS, default=list(LAYOUTS))
     parser.add_argument("--clozes", nargs="+", type=int, default=[16], help="about each window")
     parser.add_argument("--windows", type=int, default=1, help="per update")
     parser.add_argument("--rounds", type=int, default=ROUNDS)
@@ -40,15 +45,14 @@ def main() -> None:
     parser.add_argument("--peers", nargs="+", choices=PEERS, default=list(PEERS))
     args = parser.parse_args()
     use_cores(args.cores)
-    for size in args.sizes:
-        for clozes in args.clozes:
-            for line in measure(size, clozes, args):
-                print(json.dumps(line), flush=True)
+    for size, layout, clozes in product(args.sizes, args.layouts, args.clozes):
+        for line in measure(size, layout, clozes, args):
+            print(json.dumps(line), flush=True)
 
 
-def measure(size: str, clozes: int, args: argparse.Namespace) -> Iterator[dict]:
+def measure(size: str, layout: str, clozes: int, args: argparse.Namespace) -> Iterator[dict]:
     """A line for each peer."""
-    arguments = [f"--size={size}", f"--clozes={clozes}", f"--windows={args.windows}", f"--layout={args.layout}"]
+    arguments = [f"--size={size}", f"--clozes={clozes}", f"--windows={args.windows}", f"--layout={layout}"]
     python = {"own_unpacked": sys.executable, "trl": peers_python() if "trl" in args.peers else ""}
     script = {"own_unpacked": ["train_step.py", "--way=unpacked"], "trl": ["train_trl.py"]}
     with ExitStack() as stack:
@@ -59,19 +63,29 @@ def measure(size: str, clozes: int, args: argparse.Namespace) -> Iterator[dict]:
             workers[peer] = stack.enter_context(Worker(python[peer], name, [*own, *arguments], args.cores))
         check_alike(workers)
         found = rates(workers, args.rounds, 0.0, warm=False)
-    bound, about = sharing_bound(size, clozes, args)
-    what = f"clozes/s of training, {clozes} clozes to a window of 4 frames, {args.layout} layout, {about}"
+    bound, about = sharing_bound(size, layout, clozes, args.windows)
+    what = f"clozes/s of training, {clozes} clozes about 4 frames, {layout} layout, {about}"
     for peer in args.peers:
-        versions = workers[peer].about.get("versions", {})
-        line = comparison(what, peer, found["ours"], found[peer], ("torch", "transformers"), bound, versions)
+        line = comparison(
+            what,
+            peer,
+            found["ours"],
+            found[peer],
+            ("torch", "transformers"),
+            bound,
+            workers[peer].about.get("versions", {}),
+            target=TARGETS.get((layout, peer)) if clozes == TARGETED else None,
+            share=SHARE if clozes == TARGETED and peer == "own_unpacked" else None,
+        )
         memory = {"ours": workers["ours"].peak, "theirs": workers[peer].peak}
-        yield {**line, "sharing_bound": round(bound, 3), "clozes": clozes, "size": size, "peak_bytes": memory}
+        setting = {"size": size, "layout": layout, "clozes": clozes}
+        yield {**line, "sharing_bound": round(bound, 3), **setting, "peak_bytes": memory}
 
 
-def sharing_bound(size: str, clozes: int, args: argparse.Namespace) -> tuple[float, str]:
+def sharing_bound(size: str, layout: str, clozes: int, windows: int) -> tuple[float, str]:
     """Operations of separate sequences over those of packed rows, and the model in words."""
     chat = make_chat(size)
-    asked = [LAYOUTS[args.layout](window, clozes).samples for window in trajectories(args.windows)]
+    asked = [LAYOUTS[layout](window, clozes).samples for window in trajectories(windows)]
     cost = Cost.of(chat.policy.model)
     separate, together = (cost.operations(work_of(rows(chat, asked))) for rows in (unpacked_rows, packed_rows))
     return separate / together, parameters(chat)

@@ -1,4 +1,8 @@
-"""What the benchmarks of models share: small models of two sizes, and clozes about trajectories with their images."""
+"""What the benchmarks of models share: small models of two sizes, and clozes about trajectories with their images.
+
+Clozes about a window are asked in two layouts. ``single``: each shows only the images that it asks about. ``history``:
+each is asked after one of the window's frames and shows all frames so far, as in one growing episode.
+"""
 
 from __future__ import annotations
 
@@ -6,16 +10,19 @@ import os
 from collections.abc import Callable, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
+from itertools import chain, zip_longest
 from typing import Literal
 
+import numpy as np
 import torch
 
 from vagen.cloze.build import build
-from vagen.cloze.grammar import NAMED, ClozeError, named
-from vagen.cloze.sample import Sample, imagined, simulator, window_at
+from vagen.cloze.grammar import NAMED, ClozeError, named, with_history
+from vagen.cloze.sample import Sample, UnaskableError, imagined, simulator, window_at
 from vagen.config import Tiny
 from vagen.mdp import Trajectory
 from vagen.policy import tiny
+from vagen.policy.attention import choose_attention, set_attention
 from vagen.policy.batches import draw
 from vagen.policy.chat import Chat, Picture
 from vagen.policy.policy import ClozeFormat, Policy
@@ -24,7 +31,24 @@ from vagen.rollout.episodes import play
 
 Size = Literal["small", "tiny", "mid"]
 WORLD = "sokoban-8x8-2box"  # frames of 64 px: 64 tokens of 8 x 8 px
-FRAMES = 4
+FRAMES = 4  # that a window shows, all different
+BEYOND = 2  # further states, for what is asked about the time after the last frame
+
+#: Clozes after a history: questions of few words and answers of a token or two, so that images dominate, as they do in
+#: models that make hundreds of tokens of an image.
+SHORT = (
+    "inverse_dynamics",
+    "policy",
+    "reward",
+    "termination",
+    "budget",
+    "o0 a0 -> b1",
+    "o0 a0 -> a1*",
+    "o0 -> a0*?2",
+    "o0 -> a0*?3",
+    "o0 a0 a1 -> r1",
+    "o0 a0 a1 -> d1",
+)
 
 #: ``small`` is for tests, ``tiny`` the quickstart's model, ``mid`` has 50 to 100 million parameters.
 SIZES: dict[str, dict[str, int | float]] = {
@@ -50,11 +74,16 @@ class Asked:
     pictures: tuple[tuple[Picture, ...], ...]
 
 
-def make_chat(size: str, architecture: str = "idefics3", seed: int = 0) -> Chat:
-    """A model with random weights that reads frames of ``WORLD``, without compression of their tokens."""
+def make_chat(size: str, architecture: str = "idefics3", seed: int = 0, packed: bool = False) -> Chat:
+    """A model with random weights that reads frames of ``WORLD``, without compression of their tokens.
+
+    Args:
+        packed: whether packed rows will go through it, for which it gets the attention that training chooses.
+    """
     config = Tiny(architecture=architecture, image_size=64, **SIZES[size])  # pyright: ignore[reportArgumentType]
     form = ClozeFormat("grid", False, (WORLD,), tuple(NAMED))
     model, processor = tiny.build(config, form.worlds, seed)
+    set_attention(model, choose_attention("auto", torch.device("cpu"), model, packed))
     return Chat(Policy(size, model.eval(), processor, form))
 
 
@@ -63,25 +92,60 @@ def parameters(chat: Chat) -> str:
     return f"{sum(p.numel() for p in chat.policy.model.parameters()) / 1e6:.1f} M parameters"
 
 
-def trajectories(count: int, frames: int = FRAMES) -> list[Trajectory]:
-    """Short pieces of training episodes."""
+def trajectories(count: int) -> list[Trajectory]:
+    """Pieces of training episodes, each of another: ``FRAMES`` states that all look different, and ``BEYOND`` more."""
+    length = FRAMES + BEYOND - 1
     found: list[Trajectory] = []
     seed = 0
     while len(found) < count:
-        [episode] = play(WORLD, MixtureAgent(0.5), [seed], "train", 2 * frames)
-        if len(episode) >= frames - 1:
-            found.append(window_at(episode, 0, frames - 1))
+        [episode] = play(WORLD, MixtureAgent(0.5), [seed], "train", 3 * FRAMES)
+        windows = (window_at(episode, start, length) for start in range(len(episode) - length + 1))
+        found += [window for window in windows if _all_differ(window)][:1]
         seed += 1
     return found
 
 
+def _all_differ(window: Trajectory) -> bool:
+    frames = simulator(window.world).render_states(window.snapshots[:FRAMES])
+    return len(np.unique(frames, axis=0)) == FRAMES
+
+
 def single(window: Trajectory, count: int) -> Asked:
     """Clozes of all kinds about all moments of a window; each shows the images it asks about, before its question."""
-    return _with_images([sample for sample in _every_cloze(window) if sample.images][:count], count)
+    shown = window_at(window, 0, FRAMES - 1)
+    return _with_images([sample for sample in _every_cloze(shown) if sample.images][:count], count)
+
+
+def history(window: Trajectory, count: int) -> Asked:
+    """Short clozes, the first after the first frame, the second after the second, and so on by turns.
+
+    Each shows the frames up to its own and asks about what is there, was done before, or would follow.
+    """
+    after = [_short_clozes(window, frame) for frame in range(FRAMES)]
+    by_turns = chain.from_iterable(zip_longest(*after))
+    return _with_images([sample for sample in by_turns if sample is not None][:count], count)
 
 
 #: Ways to ask ``count`` clozes about a window.
-LAYOUTS: dict[str, Callable[[Trajectory, int], Asked]] = {"single": single}
+LAYOUTS: dict[str, Callable[[Trajectory, int], Asked]] = {"history": history, "single": single}
+
+
+def _short_clozes(window: Trajectory, frame: int) -> list[Sample]:
+    """All short clozes of which this frame is the last one shown, in an order left to chance."""
+    found: dict[str, Sample] = {}
+    for cloze in SHORT:
+        pattern = named(cloze)
+        earlier = frame + 1 - len(pattern.images)
+        if earlier < 0:
+            continue
+        asked = with_history(pattern, earlier)
+        part = window_at(window, 0, asked.length)
+        for about in imagined(part) if pattern.dynamics and cloze != "inverse_dynamics" else (part,):
+            with suppress(UnaskableError):
+                sample = build(cloze, asked, about, "grid")
+                found.setdefault(sample.question, sample)
+    samples = list(found.values())
+    return [samples[place] for place in np.random.default_rng(frame).permutation(len(samples))]
 
 
 def _every_cloze(window: Trajectory) -> list[Sample]:

@@ -3,10 +3,10 @@
     python scripts/bench/data.py [--worlds sokoban-6x6 ...] [--episodes 400] [--rounds 5]
 
 Collects episodes of a world, stores the same frames for each peer, and reads all of them by turns, in one process:
-ours (checksum, validation and first-frame hash included), WebDataset with lossless WebP, and, where it is installed
-(as in the environment that ``peers.sh`` makes: ``build/peers/bin/python scripts/bench/data.py``), 🤗 datasets with PNG
-in Arrow. All must give the same pixels. Worlds that end in ``-224px`` are drawn at that size. Prints a JSON line per
-world and peer, in trajectories per second.
+ours (checksum, validation and first-frame hash included), WebDataset with PNG and with lossless WebP, and, where it is
+installed (as in the environment of ``peers.sh``: ``build/peers/bin/python scripts/bench/data.py``), 🤗 datasets with
+PNG in Arrow. All must give the same pixels, so JPEG is none of them. Worlds that end in ``-224px`` are drawn at that
+size. Prints a JSON line per world and peer, in trajectories per second.
 """
 
 from __future__ import annotations
@@ -40,6 +40,8 @@ from vagen.rollout.collect import collect
 Frames = NDArray[np.uint8]  # (T + 1, H, W, 3)
 Reader = Callable[[], Iterator[Frames]]
 
+TARGET = 10.0
+
 worlds.register("sokoban-8x8-224px", "worlds.sokoban:Sokoban", size=8, boxes=2, tile_size=28)
 worlds.register("minigrid-rooms-8x8-224px", "worlds.minigrid:MiniGrid", env_id="VAGEN-Rooms-8x8-v0", tile_size=28)
 
@@ -63,9 +65,10 @@ def measure(world: str, episodes: int, rounds: int) -> Iterator[dict]:
         folder = Path(name)
         [shards] = collect(Collect(worlds=(world,), episodes=episodes, max_steps=10, shard_size=100), folder, 0)
         readers: dict[str, Reader] = {"ours": lambda: map(frames_of, read_trajectories(shards))}
-        readers["webdataset, WebP"] = write_webdataset(shards, folder / "webp")
+        readers["webdataset, PNG"] = write_webdataset(shards, folder / "webdataset-png", "png", encode_png)
+        readers["webdataset, WebP"] = write_webdataset(shards, folder / "webdataset-webp", "webp", encode_frame)
         if find_spec("datasets"):
-            readers["datasets, PNG"] = write_datasets(shards, folder / "png")
+            readers["datasets, PNG"] = write_datasets(shards, folder / "datasets-png")
         pixels = {peer: digest(read()) for peer, read in readers.items()}
         if len(set(pixels.values())) > 1:
             sys.exit(f"{world}: the readers give different pixels: {pixels}")
@@ -73,8 +76,8 @@ def measure(world: str, episodes: int, rounds: int) -> Iterator[dict]:
         speeds = rates(ways, rounds, 0.0, warm=False)
         ours = speeds.pop("ours")
         for stored, theirs in speeds.items():
-            what = f"trajectories/s with all frames, {world}; theirs: {stored}"
-            yield comparison(what, "stored_images", ours, theirs, packages(stored))
+            what = f"trajectories/s with all frames, {world}"
+            yield comparison(what, stored, ours, theirs, packages(stored), target=TARGET)
 
 
 def packages(peer: str) -> list[str]:
@@ -88,12 +91,12 @@ def digest(trajectories: Iterator[Frames]) -> str:
     return found.hexdigest()
 
 
-def write_webdataset(shards: Path, folder: Path) -> Reader:
-    """The same trajectories as WebDataset users store them: JSON and lossless WebP frames."""
+def write_webdataset(shards: Path, folder: Path, kind: str, encode: Callable[[NDArray[np.uint8]], bytes]) -> Reader:
+    """The same trajectories as WebDataset users store them: JSON and frames, in files of some kind."""
     folder.mkdir()
     with ShardWriter(str(folder / "shard-%05d.tar"), maxcount=100, verbose=0) as writer:
         for number, trajectory in enumerate(read_trajectories(shards)):
-            frames = {f"{t}.webp": encode_frame(frame) for t, frame in enumerate(frames_of(trajectory))}
+            frames = {f"{t}.{kind}": encode(frame) for t, frame in enumerate(frames_of(trajectory))}
             about = {"actions": trajectory.actions, "rewards": trajectory.rewards}
             writer.write({"__key__": f"{number:08d}", "json": about, **frames})
     files = sorted(map(str, folder.glob("*.tar")))
@@ -101,8 +104,8 @@ def write_webdataset(shards: Path, folder: Path) -> Reader:
     def read() -> Iterator[Frames]:
         samples = WebDataset(files, shardshuffle=False).decode("rgb8")
         for sample in samples:  # pyright: ignore[reportGeneralTypeIssues] - its fluent calls return the pipeline
-            numbers = sorted(int(key.split(".")[0]) for key in sample if key.endswith(".webp"))
-            yield np.stack([sample[f"{number}.webp"] for number in numbers])
+            numbers = sorted(int(key.split(".")[0]) for key in sample if key.endswith(f".{kind}"))
+            yield np.stack([sample[f"{number}.{kind}"] for number in numbers])
 
     return read
 
@@ -113,7 +116,8 @@ def write_datasets(shards: Path, folder: Path) -> Reader:
 
     def rows() -> Iterator[dict]:
         for trajectory in read_trajectories(shards):
-            yield {"images": list(map(png, frames_of(trajectory))), "actions": list(trajectory.actions)}
+            images = [{"bytes": encode_png(frame), "path": None} for frame in frames_of(trajectory)]
+            yield {"images": images, "actions": list(trajectory.actions)}
 
     datasets.disable_progress_bars()
     features = datasets.Features(
@@ -131,10 +135,10 @@ def write_datasets(shards: Path, folder: Path) -> Reader:
     return read
 
 
-def png(frame: NDArray[np.uint8]) -> dict[str, bytes | None]:
+def encode_png(frame: NDArray[np.uint8]) -> bytes:
     buffer = BytesIO()
     Image.fromarray(frame).save(buffer, "PNG")
-    return {"bytes": buffer.getvalue(), "path": None}
+    return buffer.getvalue()
 
 
 if __name__ == "__main__":

@@ -54,6 +54,8 @@ def comparison(
     packages: Sequence[str],
     bound: float | None = None,
     versions: Mapping[str, str] | None = None,
+    target: float | None = None,
+    share: float | None = None,
 ) -> dict:
     """What a JSON line says: medians of both, and the median ratio of what was measured in one round, with its spread.
 
@@ -62,6 +64,8 @@ def comparison(
         packages: whose versions matter.
         bound: the largest ratio there can be, of which the share reached is given; ``None`` where none is known.
         versions: of packages in the peer's own environment.
+        target: the ratio that is to be reached at least; ``None`` where none is aimed at.
+        share: likewise, of the bound.
     """
     ratios = sorted(mine / other for mine, other in zip(ours, theirs, strict=True))
     ratio = statistics.median(ratios)
@@ -72,7 +76,9 @@ def comparison(
         "theirs": _short(statistics.median(theirs)),
         "ratio": _short(ratio),
         "ratio_spread": [_short(ratios[0]), _short(ratios[-1])],
+        "target": target,
         "bound": None if bound is None else _short(ratio / bound),
+        "target_share": share,
         "machine": machine(),
         "versions": {
             "python": sys.version.split()[0],

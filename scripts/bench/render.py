@@ -30,6 +30,7 @@ PACKAGES = ("minigrid", "numpy")
 PEERS = ("minigrid", "pasting", "gym_sokoban", "memory_copy")
 GRIDS = ("minigrid/DoorKey-8x8-v0", "minigrid/DoorKey-8x8-v0/partial", "babyai/GoToLocal-v0/partial")
 SOKOBAN = "sokoban-8x8-2box"
+TARGETS = {"minigrid": 100.0, "gym_sokoban": 500.0}  # frames of 64 px or less, in batches of 64
 
 # What gym-sokoban calls what is on a cell.
 CODES = {("wall",): 0, (): 1, ("target",): 2, ("box", "target"): 3, ("box",): 4, ("agent",): 5, ("agent", "target"): 6}
@@ -70,7 +71,8 @@ def exact(id: str, peer: str, renderer: Callable, args: argparse.Namespace) -> d
     np.testing.assert_array_equal(world.render_states(snapshots), np.stack(theirs()))
     ways = {"ours": lambda: len(world.render_states(snapshots)), peer: lambda: len(theirs())}
     found = rates(ways, args.rounds, args.seconds)
-    return comparison(f"{id}: frames/s in batches of {args.batch}", peer, found["ours"], found[peer], PACKAGES)
+    what = f"{id}: frames/s in batches of {args.batch}"
+    return comparison(what, peer, found["ours"], found[peer], PACKAGES, target=TARGETS.get(peer))
 
 
 def gym_sokoban(args: argparse.Namespace) -> Iterator[dict]:
@@ -87,7 +89,9 @@ def gym_sokoban(args: argparse.Namespace) -> Iterator[dict]:
                 size = " x ".join(map(str, peer.about["shape"][:2]))
                 versions = peer.about["versions"]
         what = f"{id}: frames/s in batches of {args.batch}; theirs of {size} px"
-        yield comparison(what, "gym_sokoban", found["ours"], found["theirs"], PACKAGES, versions=versions)
+        target = TARGETS["gym_sokoban"] if id == SOKOBAN else None
+        ours, theirs = found["ours"], found["theirs"]
+        yield comparison(what, "gym_sokoban", ours, theirs, PACKAGES, versions=versions, target=target)
 
 
 def memory_copy(args: argparse.Namespace) -> Iterator[dict]:

@@ -18,7 +18,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from worker import serve
+from worker import Serving
 
 
 def main() -> None:
@@ -30,7 +30,7 @@ def main() -> None:
         return len([draw(room) for room in rooms])
 
     versions = {package: version(package) for package in ("gym-sokoban", "imageio")}
-    serve(work, shape=list(draw(rooms[0]).shape), versions=versions)
+    Serving().serve(work, shape=list(draw(rooms[0]).shape), versions=versions)
 
 
 def renderer() -> Any:

@@ -1,6 +1,6 @@
 """Turns per second of rollouts that keep their cache, against encoding the whole conversation again for each turn.
 
-    python scripts/bench/rollout.py [--turns 16] [--episodes 16] [--tokens 16]
+    python scripts/bench/rollout.py [--turns 16] [--episodes 16] [--tokens 8]
 
 The peer is plain ``transformers`` generation: each turn, the conversations so far go through ``model.generate`` as one
 batch, all of their images with them. Both play the same episodes greedily; they must write the same tokens, or nothing
@@ -10,13 +10,14 @@ is printed. The model is untrained, so that every episode has all of its turns a
 from __future__ import annotations
 
 import argparse
+import json
 import sys
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 
 import numpy as np
 import torch
-from measure import compare
+from measure import ROUNDS, comparison, rates
 
 from vagen.config import Tiny
 from vagen.policy import tiny
@@ -29,6 +30,7 @@ from vagen.rollout.rollouts import Settings, rollout
 from vagen.rollout.sampling import Sampling
 
 WORLD = "sokoban-6x6"
+TARGET, TARGETED = 5.0, 16  # over so many turns of a growing conversation
 
 
 class PlainEngine:
@@ -89,8 +91,8 @@ def main() -> int:
     parser.add_argument("--contexts", nargs="+", default=["concat"], choices=["concat", "window", "no_concat"])
     parser.add_argument("--turns", type=int, default=16)
     parser.add_argument("--episodes", type=int, default=16)
-    parser.add_argument("--tokens", type=int, default=16, help="of each response")
-    parser.add_argument("--rounds", type=int, default=3)
+    parser.add_argument("--tokens", type=int, default=8, help="of each response")
+    parser.add_argument("--rounds", type=int, default=ROUNDS)
     args = parser.parse_args()
     torch.set_num_threads(1)
     for architecture in args.architectures:
@@ -101,11 +103,14 @@ def main() -> int:
             if _responses(ours, settings) != _responses(theirs, settings):
                 print(f"{architecture}, {context}: the two write different tokens", file=sys.stderr)
                 return 1
-            what = f"{architecture}, {context}: turns/s of {args.episodes} episodes × {args.turns} turns"
-            peer = "transformers generate on the whole prompt of each turn"
-            mine, other = _turns(ours, settings), _turns(theirs, settings)
-            line = compare(what, peer, mine, other, ["torch", "transformers"], rounds=args.rounds, seconds=0.01)
-            print(line, flush=True)
+            played = f"{args.episodes} episodes of {args.turns} turns with {args.tokens} tokens"
+            what = f"turns/s, {played}, context {context}, {architecture}"
+            ways = {"ours": _turns(ours, settings), "theirs": _turns(theirs, settings)}
+            found = rates(ways, args.rounds, 0.0, warm=False)
+            target = TARGET if context == "concat" and args.turns == TARGETED else None
+            packages = ("torch", "transformers")
+            line = comparison(what, "plain_generate", found["ours"], found["theirs"], packages, target=target)
+            print(json.dumps(line), flush=True)
     return 0
 
 

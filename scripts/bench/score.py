@@ -1,6 +1,7 @@
 """Answers to all clozes about one trajectory: prefixes shared against plain generation, question by question.
 
-    python scripts/bench/score.py [--sizes tiny mid] [--clozes N] [--trajectories N] [--rounds 5] [--cores 2]
+    python scripts/bench/score.py [--sizes tiny mid] [--layouts history single] [--clozes N] [--trajectories N]
+        [--rounds 5] [--cores 2]
 
 Every way gives the same answers, which is checked first. ``plain_generate`` is the ``generate`` of ``transformers``
 for one question at a time, ``plain_generate_batched`` the same for all of them at once, padded. Answers are as long as
@@ -14,6 +15,7 @@ import argparse
 import json
 import sys
 from collections.abc import Sequence
+from itertools import product
 
 from clozes import LAYOUTS, SIZES, Asked, make_chat, parameters, trajectories, use_cores
 from measure import ROUNDS, comparison, rates
@@ -24,29 +26,30 @@ from vagen.policy.generate import Asked as Prompted
 from vagen.policy.generate import generate, generate_plain
 
 PACKAGES = ("torch", "transformers")
+TARGETS = {"plain_generate": 5.0}
 ASKED = {"small": (8, 1), "tiny": (32, 2), "mid": (16, 1)}  # clozes about a trajectory, and trajectories
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0] if __doc__ else None)
     parser.add_argument("--sizes", nargs="+", choices=SIZES, default=["tiny", "mid"])
-    parser.add_argument("--layout", choices=LAYOUTS, default="single")
+    parser.add_argument("--layouts", nargs="+", choices=LAYOUTS, default=list(LAYOUTS))
     parser.add_argument("--clozes", type=int, help="about each trajectory (default: by size)")
     parser.add_argument("--trajectories", type=int, help="default: by size")
     parser.add_argument("--rounds", type=int, default=ROUNDS)
     parser.add_argument("--cores", type=int, default=2)
     args = parser.parse_args()
     use_cores(args.cores)
-    for size in args.sizes:
+    for size, layout in product(args.sizes, args.layouts):
         clozes, count = args.clozes or ASKED[size][0], args.trajectories or ASKED[size][1]
-        asked = [LAYOUTS[args.layout](window, clozes) for window in trajectories(count)]
+        asked = [LAYOUTS[layout](window, clozes) for window in trajectories(count)]
         chat = make_chat(size)
         for constrained in (False, True):
-            for line in measure(chat, asked, args.rounds, constrained):
+            for line in measure(chat, layout, asked, args.rounds, constrained):
                 print(json.dumps(line), flush=True)
 
 
-def measure(chat: Chat, asked: list[Asked], rounds: int, constrained: bool) -> list[dict]:
+def measure(chat: Chat, layout: str, asked: list[Asked], rounds: int, constrained: bool) -> list[dict]:
     """A line for each peer."""
     pairs = [pair for one in asked for pair in zip(one.samples, one.pictures, strict=True)]
     prompts = [(chat.prompt(sample, pictures), pictures) for sample, pictures in pairs]
@@ -66,8 +69,9 @@ def measure(chat: Chat, asked: list[Asked], rounds: int, constrained: bool) -> l
     found = rates({name: lambda way=way: len(way()) for name, way in ways.items()}, rounds, 0.0, warm=False)
     ours = found.pop("ours")
     decoding = "constrained" if constrained else "free"
-    what = f"answers/s, {len(asked)} trajectories, {len(asked[0].samples)} clozes each, {decoding}, {parameters(chat)}"
-    return [comparison(what, peer, ours, theirs, PACKAGES) for peer, theirs in found.items()]
+    about = f"{len(asked)} trajectories, {len(asked[0].samples)} clozes each, {layout} layout"
+    what = f"answers/s, {about}, {decoding}, {parameters(chat)}"
+    return [comparison(what, peer, ours, theirs, PACKAGES, target=TARGETS.get(peer)) for peer, theirs in found.items()]
 
 
 def one_alone(

@@ -13,7 +13,7 @@ from dataclasses import replace
 import numpy as np
 import torch
 from clozes import LAYOUTS, SIZES, make_chat, trajectories
-from worker import serve
+from worker import Serving
 
 from vagen.cloze.sample import Sample
 from vagen.policy.batches import draw
@@ -26,12 +26,12 @@ ROWS_AT_ONCE = {"packed": 1, "unpacked": 8}  # per forward pass
 
 def main() -> None:
     args = arguments()
-    chat = make_chat(args.size)
+    chat = make_chat(args.size, packed=args.way == "packed")
     windows = trajectories(args.windows)
     stepper = Stepper(chat, args.way)
     asked = [LAYOUTS[args.layout](window, args.clozes).samples for window in windows]
     first = stepper.loss(asked)
-    serve(lambda: stepper.step(asked), loss=first)
+    Serving().serve(lambda: stepper.step(asked), loss=first)
 
 
 def arguments() -> argparse.Namespace:
@@ -39,7 +39,7 @@ def arguments() -> argparse.Namespace:
     parser = argparse.ArgumentParser()
     parser.add_argument("--way", choices=ROWS_AT_ONCE, default="packed")
     parser.add_argument("--size", choices=SIZES, default="tiny")
-    parser.add_argument("--layout", choices=LAYOUTS, default="single")
+    parser.add_argument("--layout", choices=LAYOUTS, default="history")
     parser.add_argument("--clozes", type=int, default=16)
     parser.add_argument("--windows", type=int, default=1)
     return parser.parse_args()

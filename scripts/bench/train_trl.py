@@ -7,7 +7,7 @@ ours; a step is an update from all clozes, whose images it decodes and whose pro
 from __future__ import annotations
 
 import tempfile
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from importlib.metadata import version
 from io import BytesIO
 from typing import Any
@@ -57,7 +57,7 @@ def main() -> None:
             args=settings,
             train_dataset=dataset(samples),
             processing_class=chat.policy.processor,
-            callbacks=[Turns(serving, len(samples))],
+            callbacks=[Turns(serving, len(samples), lambda: about(InOrder.first))],
         )
         trainer.train()
 
@@ -77,18 +77,27 @@ class InOrder(SFTTrainer):
         return result
 
 
-class Turns(TrainerCallback):
-    """Lets the trainer go on for a step whenever it is asked for."""
+def about(loss: float | None) -> dict[str, Any]:
+    """What the benchmark is to know of TRL."""
+    return {"loss": loss, "versions": {package: version(package) for package in ("trl", "datasets", "accelerate")}}
 
-    def __init__(self, serving: Serving, units: int):
-        self._serving, self._units, self._begun = serving, units, False
+
+class Turns(TrainerCallback):
+    """Lets a trainer go on for a step whenever it is asked for.
+
+    Args:
+        units: of work in a step.
+        about: what the benchmark is to know once the first step is done.
+    """
+
+    def __init__(self, serving: Serving, units: int, about: Callable[[], dict[str, Any]]):
+        self._serving, self._units, self._about, self._begun = serving, units, about, False
 
     def on_step_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
         if self._begun:
             self._serving.done(self._units)
         else:
-            packages = ("trl", "datasets", "accelerate")
-            self._serving.ready(loss=InOrder.first, versions={package: version(package) for package in packages})
+            self._serving.ready(**self._about())
             self._begun = True
         if not self._serving.asked():
             control.should_training_stop = True

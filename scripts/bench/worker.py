@@ -1,7 +1,7 @@
 """Ways of doing the same in processes of their own, which wait while the others are measured.
 
 So each has an environment of its own, and its memory can be told from that of the others. The processes speak JSON, a
-line at a time: ``serve`` is their side, :class:`Worker` that of the benchmark.
+line at a time: :class:`Serving` is their side, :class:`Worker` that of the benchmark.
 """
 
 from __future__ import annotations
@@ -41,18 +41,16 @@ class Serving:
         peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * (1 if sys.platform == "darwin" else 1024)
         self._say({"units": units, "peak": peak})
 
+    def serve(self, work: Callable[[], int], **about: Any) -> None:
+        """Do the work once to warm up, and then whenever it is asked for."""
+        work()
+        self.ready(**about)
+        while self.asked():
+            self.done(work())
+
     def _say(self, message: Mapping[str, Any]) -> None:
         self._answers.write(json.dumps(message) + "\n")
         self._answers.flush()
-
-
-def serve(work: Callable[[], int], **about: Any) -> None:
-    """Do the work once to warm up, and then whenever it is asked for."""
-    serving = Serving()
-    work()
-    serving.ready(**about)
-    while serving.asked():
-        serving.done(work())
 
 
 class Worker:

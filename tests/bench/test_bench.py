@@ -17,7 +17,7 @@ from vagen.policy.packing import work_of
 from vagen.policy.work import Cost
 
 SCRIPTS = Path(__file__).parents[2] / "scripts" / "bench"
-FIELDS = {"what", "peer", "ours", "theirs", "ratio", "ratio_spread", "bound", "machine", "versions"}
+FIELDS = {"what", "peer", "ours", "theirs", "ratio", "ratio_spread", "bound", "target", "machine", "versions"}
 
 
 @pytest.fixture(scope="module")
@@ -77,8 +77,8 @@ def test_ways_take_turns(bench):
 
 
 def test_score(bench, capsys, monkeypatch):
-    command = ["score", "--sizes", "small", "--clozes", "6", "--trajectories", "1", "--rounds", "1", "--cores", "1"]
-    monkeypatch.setattr(sys, "argv", command)
+    command = ["--sizes", "small", "--layouts", "single", "--clozes", "6", "--trajectories", "1", "--rounds", "1"]
+    monkeypatch.setattr(sys, "argv", ["score", *command, "--cores", "1"])
     bench("score").main()
     lines = [json.loads(line) for line in capsys.readouterr().out.splitlines()]
     assert [line["peer"] for line in lines] == ["plain_generate", "plain_generate_batched"] * 2
@@ -97,18 +97,36 @@ def test_score_refuses_to_compare_different_answers(bench):
 @pytest.mark.slow
 def test_cloze_train():
     command = ["--sizes", "small", "--clozes", "4", "--rounds", "2", "--cores", "1", "--peers", "own_unpacked"]
-    [line] = lines_of(run("cloze_train", *command))
-    check(line)
-    assert line["peer"] == "own_unpacked"
-    assert line["sharing_bound"] > 1
-    assert line["peak_bytes"].keys() == {"ours", "theirs"}
-    assert min(line["peak_bytes"].values()) > 0
+    lines = lines_of(run("cloze_train", *command))
+    assert [line["layout"] for line in lines] == ["history", "single"]
+    for line in lines:
+        check(line)
+        assert line["peer"] == "own_unpacked"
+        assert line["sharing_bound"] > 1
+        assert line["target"] is None, "targets are for 16 clozes"
+        assert line["peak_bytes"].keys() == {"ours", "theirs"}
+        assert min(line["peak_bytes"].values()) > 0
 
 
-def test_packed_and_unpacked_training_take_the_same_steps(bench):
+def test_clozes_after_a_history_see_only_what_came_before(bench):
+    """By turns after each of the four frames, which all differ; and none comes twice."""
+    clozes = bench("clozes")
+    for window in clozes.trajectories(3):
+        asked = clozes.history(window, 64)
+        assert [len(sample.images) for sample in asked.samples[:8]] == [1, 2, 3, 4] * 2
+        assert len({(sample.question, len(sample.images)) for sample in asked.samples}) == 64, "a cloze comes twice"
+        for sample, pictures in zip(asked.samples, asked.pictures, strict=True):
+            assert sample.images == window.snapshots[: len(sample.images)], (
+                f"{sample.name} is not shown what came before"
+            )
+            assert len({picture.digest for picture in pictures}) == len(pictures), "two frames look alike"
+
+
+@pytest.mark.parametrize("layout", ["history", "single"])
+def test_packed_and_unpacked_training_take_the_same_steps(bench, layout):
     """Starting from the same weights, the same updates on the same clozes: what is compared is the same training."""
     clozes, train = bench("clozes"), bench("train_step")
-    asked = [clozes.single(window, 12).samples for window in clozes.trajectories(2)]
+    asked = [clozes.LAYOUTS[layout](window, 12).samples for window in clozes.trajectories(2)]
     assert len({(s.question, repr(s.images)) for some in asked for s in some}) == 24, "a cloze comes twice"
     losses = {}
     for way in ("packed", "unpacked"):
@@ -121,6 +139,23 @@ def test_packed_and_unpacked_training_take_the_same_steps(bench):
             assert stepper.step(asked) == 24
     assert losses["packed"][0] > losses["packed"][-1], "nothing is learned"
     np.testing.assert_allclose(losses["packed"], losses["unpacked"], rtol=1e-9)
+
+
+def test_steps_of_reinforcement_on_other_prompts_are_not_compared(bench):
+    rl_step = bench("rl_step")
+    rl_step.check_alike({"ours": 81, "trl": 81})
+    with pytest.raises(SystemExit, match=r"'ours': 81, 'trl': 80"):
+        rl_step.check_alike({"ours": 81, "trl": 80})
+
+
+@pytest.mark.slow
+def test_our_step_of_reinforcement(bench):
+    """A process that plays and learns whenever it is asked, and says how long its prompts are."""
+    arguments = ["--size=small", "--groups=2", "--members=2", "--tokens=4"]
+    with bench("worker").Worker(sys.executable, "rl_ours.py", arguments, 1) as ours:
+        assert [ours(), ours()] == [4, 4], "responses of a step"
+        assert 64 < ours.about["prompt_tokens"] < 128, "an image of 64 tokens and little else"
+        assert ours.peak > 0
 
 
 @pytest.mark.slow
@@ -246,23 +281,39 @@ def test_operations_of_a_batch_add_up(bench):
 
 def made_line(**values) -> dict:
     line = {"what": "w", "peer": "p", "ours": 1234.5, "theirs": 0.125, "ratio": 9.87, "ratio_spread": [9.1, 10.2]}
-    return {**line, "bound": None, "machine": "m", "versions": {"python": "3"}, **values}
+    return {
+        **line,
+        "bound": None,
+        "target": None,
+        "target_share": None,
+        "machine": "m",
+        "versions": {"python": "3"},
+        **values,
+    }
 
 
 def test_the_table_has_a_row_for_each_comparison(bench, tmp_path):
-    lines = [made_line(), made_line(peer="q", bound=0.914)]
+    lines = [
+        made_line(),
+        made_line(peer="q", bound=0.914, target=9.0, target_share=0.8),
+        made_line(target=20.0),
+        made_line(bound=0.6, target_share=0.8),
+    ]
     (tmp_path / "a.jsonl").write_text("\n".join(map(json.dumps, [*lines, {"what": "operations"}])), encoding="utf-8")
     module = bench("table")
     assert module.read(tmp_path) == lines
     rows = module.table(lines).splitlines()
-    assert rows[2] == "| w | p | 1,234 | 0.125 | **9.87×** | 9.1 – 10.2 |  |"
-    assert rows[3].endswith("| 91% |")
+    assert rows[2] == "| w | p | 1,234 | 0.125 | **9.87×** | 9.1 – 10.2 |  |  |"
+    assert rows[3].endswith("| ≥ 9× | 91% (≥ 80%) |")
+    assert rows[4].endswith("| ≥ 20×, **short by 51%** |  |")
+    assert rows[5].endswith("|  | 60% (≥ 80%, **short by 25%**) |")
+    assert rows[7] == "1 of 3 comparisons with a target reach it."
     assert rows[-1] == "m. python 3."
 
 
 def test_growth_is_drawn_where_it_was_measured(bench, tmp_path):
     module = bench("table")
-    about = {"size": "tiny", "sharing_bound": 5.0, "peak_bytes": {"ours": 2**20, "theirs": 2**21}}
+    about = {"size": "tiny", "layout": "history", "sharing_bound": 5.0, "peak_bytes": {"ours": 2**20, "theirs": 2**21}}
     one = made_line(clozes=4, **about)
     assert not module.plot_growth([one, made_line()], tmp_path / "growth.png")
     assert module.plot_growth([one, made_line(clozes=16, **about)], tmp_path / "growth.png")

@@ -57,6 +57,21 @@ def test_prompts_are_what_the_stock_processor_makes(architecture, make_chat, eve
             assert (prompt.image_of[~placeholders] == -1).all()
 
 
+def test_the_processor_reads_images_once_for_all_questions_about_them(
+    architecture, make_chat, every_cloze, with_pictures, monkeypatch
+):
+    """Or, where text has other tokens after an image than alone, every prompt whole."""
+    chat = make_chat(architecture)
+    if not chat._reads_in_parts:
+        pytest.skip(f"the tokenizer of {architecture} reads text after an image otherwise")
+    read, texts = chat._read, []
+    monkeypatch.setattr(chat, "_read", lambda text, *rest: texts.append(text) or read(text, *rest))
+    pairs = [(sample, pictures) for sample, pictures in with_pictures(every_cloze("sokoban-6x6")) if pictures]
+    for sample, pictures in pairs:
+        chat.prompt(sample, pictures)
+    assert len(texts) == len({len(pictures) for _, pictures in pairs}) < len(pairs)
+
+
 def test_images_reach_the_vision_tower_as_the_stock_processor_sends_them(
     architecture, make_chat, every_cloze, with_pictures, stock_inputs
 ):

@@ -78,6 +78,7 @@ class Chat:
         self.image_token = int(_image_token(policy))
         self.end_tokens = _end_tokens(policy)
         self._prompts: OrderedDict[tuple, Prompt] = OrderedDict()
+        self._heads: OrderedDict[tuple, Prompt] = OrderedDict()
         self._answers: OrderedDict[str, NDArray[np.int64]] = OrderedDict()
         self._placeholders: dict[tuple[int, int], int] = {}
 
@@ -194,9 +195,13 @@ class Chat:
         )
 
     def _check_no_image(self, *texts: str) -> None:
-        token = self.tokenizer.convert_ids_to_tokens(self.image_token)
-        if any(token in text for text in texts):
-            raise ModelError(f"a question contains {token!r}, which {self.policy.name} takes for an image")
+        if any(self._image_mark in text for text in texts):
+            raise ModelError(f"a question contains {self._image_mark!r}, which {self.policy.name} takes for an image")
+
+    @cached_property
+    def _image_mark(self) -> str:
+        """What stands for an image in a rendered conversation."""
+        return str(self.tokenizer.convert_ids_to_tokens(self.image_token))
 
     @cached_property
     def _only_repeats(self) -> bool:
@@ -222,6 +227,43 @@ class Chat:
 
     def _make_prompt(self, text: str, pictures: Sequence[Picture], continues: bool = False) -> Prompt:
         """The tokens of a rendered conversation, or of one that continues another.
+
+        What it has up to its last image is read once for all conversations that begin so with images of these sizes:
+        the processor takes much longer for images, of which it needs nothing but their sizes, than for text.
+        """
+        head, mark, tail = text.rpartition(self._image_mark)
+        if not (mark and self._reads_in_parts):
+            return self._read(text, pictures, continues)
+        key = (head, continues, _shapes(pictures))
+        begun = recall(self._heads, key, lambda: self._read(head + mark, pictures, continues), PROMPTS_KEPT)
+        return self._read_on(begun, tail)
+
+    @cached_property
+    def _reads_in_parts(self) -> bool:
+        """Whether the text after an image gives the same tokens wherever it stands; not all tokenizers do that."""
+        for question in ("?", " ?"):
+            text = self._render([_message("user", question, 1)])
+            head, mark, tail = text.rpartition(self._image_mark)
+            parts = self._read_on(self._read(head + mark, [_BLANK]), tail) if mark else None
+            whole = self._read(text, [_BLANK])
+            if parts is None or not all(
+                np.array_equal(*pair) for pair in zip(_arrays(parts), _arrays(whole), strict=True)
+            ):
+                return False
+        return True
+
+    def _read_on(self, head: Prompt, text: str) -> Prompt:
+        """A prompt with more text behind it."""
+        ids = np.asarray(self.tokenizer(text, add_special_tokens=False)["input_ids"], dtype=np.int64)
+        after = int(head.positions.max()) + 1 + np.broadcast_to(np.arange(len(ids)), (len(head.positions), len(ids)))
+        return Prompt(
+            np.concatenate([head.ids, ids]),
+            np.concatenate([head.positions, after], axis=1),
+            np.concatenate([head.image_of, np.full(len(ids), -1, dtype=np.int64)]),
+        )
+
+    def _read(self, text: str, pictures: Sequence[Picture], continues: bool = False) -> Prompt:
+        """The tokens of a text with images, by the processor.
 
         A beginning-of-sequence token is put before a conversation that has none.
         """
@@ -342,6 +384,10 @@ def join(prompt: Prompt, response: NDArray[np.int64], follow_up: Prompt, ended: 
 def _message(role: str, text: str, images: int = 0) -> dict[str, Any]:
     """A message in the form of chat templates, its images first."""
     return {"role": role, "content": [*({"type": "image"} for _ in range(images)), {"type": "text", "text": text}]}
+
+
+def _arrays(prompt: Prompt) -> tuple[NDArray[np.int64], ...]:
+    return prompt.ids, prompt.positions, prompt.image_of
 
 
 def _once_per_image(prompt: Prompt) -> NDArray[np.int64]:

@@ -149,7 +149,7 @@ def train(config: Config, start: Start = "new") -> Outcome:
         policy = create(config.model, form, config.seed, dtype)
         policy.model.train()
         id, checkpoints = open_run(stack, config, start, {}, rank, ranks)  # what is wrong with a model has shown
-        engine, actor = _engine(config, rl, policy)
+        engine, actor = make_engine(config, rl, policy)
         seed_random(config.seed + rank)
         newest, done, best, state = checkpoints.newest(), 0, None, State()
         if newest:
@@ -161,7 +161,7 @@ def train(config: Config, start: Start = "new") -> Outcome:
         if rank == 0:
             environment.record(output, done, ranks)
             metrics = stack.enter_context(Metrics(output, done, total, start_reporters(config, id, done)))
-        learner = _Learner(config, rl, engine, actor, policy, rank, ranks)
+        learner = Learner(config, rl, engine, actor, policy, rank, ranks)
         learner.collect()
         saved, stopped, ended, interval = done, None, False, Interval()
         for step in range(done + 1, total + 1):
@@ -194,7 +194,8 @@ def train(config: Config, start: Start = "new") -> Outcome:
         return Outcome(latest_model(output), saved, stopped)
 
 
-def _engine(config: Config, rl: Rl, policy: Policy) -> tuple[Engine, PackedActor]:
+def make_engine(config: Config, rl: Rl, policy: Policy) -> tuple[Engine, PackedActor]:
+    """What updates a policy, with the critic and the reference that the configuration asks for."""
     critic = rl.critic.kind if needs_critic(rl) else "none"
     actor = PackedActor(policy.model, critic, reference=rl.divergence.weight > 0, isolated=rl.critic.isolated)
     groups = ()
@@ -239,7 +240,7 @@ class _Part:
     gated: bool = False
 
 
-class _Learner:
+class Learner:
     """Plays, and learns from what was played."""
 
     def __init__(
