@@ -213,6 +213,10 @@ class BoardWorld(GridWorld):
         """Whether the board ends the episode."""
         return self.is_success(board)
 
+    def is_possible(self, board: Board) -> bool:
+        """Whether a board that somebody imagined is one that ``transition`` can go on from."""
+        return True
+
     def steps_to_go(self, snapshot: Snapshot) -> int | None:
         """By trying everything, layer by layer; a world with a solver of its own is faster."""
         return self._distance(board_of(snapshot))
@@ -308,7 +312,7 @@ class BoardWorld(GridWorld):
         realised = {**like, "map": "".join(ground), "agent": movers["agent"][0]}
         if movers["box"]:
             realised["boxes"] = sorted(movers["box"])
-        return realised
+        return realised if self.is_possible(board_of(realised)) else None
 
     def render_states(self, snapshots: Sequence[Snapshot]) -> NDArray[np.uint8]:
         ground = "".join([snapshot["map"] for snapshot in snapshots]).encode("ascii")

@@ -14,7 +14,7 @@ import io
 from collections import OrderedDict
 from collections.abc import Iterable, Sequence
 from contextlib import redirect_stdout
-from functools import lru_cache
+from functools import cached_property, lru_cache
 from typing import Any
 
 import gymnasium
@@ -36,6 +36,7 @@ from worlds.minigrid_cells import (
     AGENT,
     CODES,
     EMPTY,
+    ENTERED,
     FACINGS,
     GOAL,
     LAVA,
@@ -297,7 +298,20 @@ class MiniGrid(GridWorld):
         agent = agents[0]
         pose = {"x": agent.x, "y": agent.y, "direction": FACINGS.index(agent.detail)}
         realised = self._rearranged(like, words, pose)
-        return realised if self.facts(realised) == facts else None
+        return realised if self._can_be(realised, like) and self.facts(realised) == facts else None
+
+    def _can_be(self, imagined: Snapshot, like: Snapshot) -> bool:
+        """Whether the agent stands where agents can, and is still walled in: MiniGrid knows no steps off the board."""
+        cell = imagined["y"] * self.width + imagined["x"]
+        now, before = visible_words(imagined["cells"]), visible_words(like["cells"])
+        closed = all(now[place] == before[place] for place in self._rim)
+        return closed and cell not in self._rim and now[cell] in ENTERED
+
+    @cached_property
+    def _rim(self) -> frozenset[int]:
+        """The outermost cells."""
+        cells = np.arange(self.height * self.width).reshape(self.height, self.width)
+        return frozenset(cells.flatten().tolist()).difference(cells[1:-1, 1:-1].flatten().tolist())
 
     def _rearranged(self, like: Snapshot, words: list[str], changes: dict[str, Any]) -> dict[str, Any]:
         """``like`` with other visible words on its board, and other ``changes``; boxes hold what they held."""
@@ -713,7 +727,7 @@ class Egocentric(MiniGrid):
             if cell != self._agent and word != UNKNOWN and inside:
                 words[y * self.width + x] = word
         realised = self._rearranged(like, words, {"carrying": shown[self._agent]})
-        return realised if self.facts(realised) == facts else None
+        return realised if self._can_be(realised, like) and self.facts(realised) == facts else None
 
     def _view(self, snapshot: Snapshot) -> tuple[str, ...]:
         """The visible word of each cell of the view, row by row, with what the agent carries in its own cell."""

@@ -123,6 +123,7 @@ def describe(word: str) -> str:
 
 _CODED = (EMPTY, *THINGS)  # the visible word of each code
 CODES: Mapping[str, int] = MappingProxyType({word: code for code, word in enumerate(_CODED)})
+ENTERED = frozenset(word for word in _CODED if word == EMPTY or _OBJECTS[word].can_overlap())  # where agents can stand
 TRANSPARENT = np.array([word == EMPTY or _OBJECTS[word].see_behind() for word in _CODED])  # (codes,) bool
 
 

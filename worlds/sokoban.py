@@ -132,6 +132,13 @@ class Sokoban(BoardWorld):
     def is_success(self, board: Board) -> bool:
         return all(board.ground[cell] == TARGET for cell in board.boxes)
 
+    def is_possible(self, board: Board) -> bool:
+        """All within the outer wall, and nothing in a wall or in another's place."""
+        ground, agent, boxes = board
+        rows = [ground[start : start + self.size] for start in range(0, len(ground), self.size)]
+        rim = "".join([rows[0], rows[-1], *(row[0] + row[-1] for row in rows)])
+        return set(rim) == {WALL} and agent not in boxes and all(ground[cell] != WALL for cell in (agent, *boxes))
+
     def optimal_actions(self, snapshot: Snapshot) -> tuple[int, ...]:
         return solve(board_of(snapshot), self.size).actions
 

@@ -453,6 +453,31 @@ def check_impossible_facts_are_not_realised(make: Make) -> None:
     _require(world.realise(unknown, like=state.snapshot) is None, "a state with an unknown thing is realised")
 
 
+def check_whatever_is_realised_goes_on(make: Make) -> None:
+    """Answers of models may describe any state: what a world takes for one of its own, it can step from."""
+    world = make()
+    rng = np.random.default_rng(0)
+    for state in random_states(world, 20):
+        agents = state.facts.of_kind("agent")
+        others = sorted(state.facts.things - set(agents))
+        if len(agents) != 1 or not others:
+            return
+        facing = sorted({agent.detail for other in random_states(world, 5) for agent in other.facts.of_kind("agent")})
+        for _ in range(20):
+            x, y = rng.integers(world.schema.width), rng.integers(world.schema.height)
+            agent = Thing("agent", int(x), int(y), str(rng.choice(facing)))
+            gone = {thing for thing in others if (thing.x, thing.y) == (agent.x, agent.y) and rng.random() < 0.5}
+            gone.add(others[rng.integers(len(others))])
+            realised = world.realise(Facts(state.facts.things - {*agents, *gone} | {agent}), like=state.snapshot)
+            if realised is None:
+                continue
+            world.restore(realised)
+            for action in rng.integers(len(world.actions), size=6):
+                if not world.terminated:
+                    world.step(action)
+            world.facts(world.state().snapshot)
+
+
 def check_outcomes(make: Make) -> None:
     """``outcomes`` are what ``step`` leads to; a single one for what can be foreseen in a random world."""
     world = make()
@@ -522,6 +547,7 @@ CHECKS: tuple[Callable[[Make], None], ...] = (
     check_optimal_actions_are_all_of_them,
     check_facts_are_realised,
     check_impossible_facts_are_not_realised,
+    check_whatever_is_realised_goes_on,
     check_outcomes,
     check_fully_visible_worlds_change_as_their_facts_do,
     check_beliefs,
