@@ -209,19 +209,53 @@ def test_a_batch_that_is_not_finite_is_skipped_and_named(reinforce, monkeypatch,
     monkeypatch.setattr(Engine, "outputs", broken)
     run = reinforce(rl={"rollouts": {"groups": 2, "members": 4}, "policy": {"entropy": 0.1}}, train={"steps": 3})
     steps = records(run)
-    assert "epochs" not in steps[1]
-    assert "epochs" in steps[2]
+    assert [record["skipped"] for record in steps] == [0, 1, 0]
     first, second = weights(run, 2), weights(run, 3)
     assert any(not torch.equal(first[name], second[name]) for name in first), "training did not go on"
     said = "skipped: step 1: probabilities or values before the update of the batch of groups 0 (frozenlake-4x4), 1"
     assert said in "".join(capfd.readouterr())
 
 
-def test_a_gradient_that_is_not_finite_changes_no_weight(reinforce, monkeypatch):
+LEARNS = {"rollouts": {"groups": 2, "members": 4}, "policy": {"entropy": 0.1}}  # whatever is earned
+
+
+@pytest.mark.parametrize(
+    ("zero_stage", "precision"),
+    [
+        (0, "fp32"),
+        (3, "fp32"),
+        *(pytest.param(stage, "fp32", marks=slow) for stage in (1, 2)),
+        *(pytest.param(stage, "bf16", marks=slow) for stage in range(4)),
+    ],
+)
+def test_a_gradient_that_is_not_finite_changes_no_weight(reinforce, monkeypatch, capfd, zero_stage, precision):
+    """The second of four updates: it is skipped and named, and what follows is learned, whatever ZeRO's stage."""
+    update, calls = Engine.update, []
+
+    def broken(self, batches, loss):
+        calls.append(1)
+        bad = float("nan") if len(calls) == 2 else 1.0
+        return update(self, batches, lambda n, out: loss(n, out) * bad)
+
+    monkeypatch.setattr(Engine, "update", broken)
+    train = {"steps": 4, "zero_stage": zero_stage, "precision": precision, "keep_checkpoints": 9}
+    run = reinforce(rl=LEARNS, train=train, optimizer={"lr": 1e-2})
+    one, two, three = (weights(run, step) for step in (1, 2, 3))
+    assert all(torch.equal(one[name], two[name]) for name in one), "a step of no numbers was taken"
+    assert any(not torch.equal(two[name], three[name]) for name in two), "training did not go on"
+    assert all(bool(tensor.isfinite().all()) for tensor in weights(run, 4).values())
+    steps = records(run)
+    assert [record["skipped"] for record in steps] == [0, 1, 0, 0]
+    assert all(record["grad_norm"] > 0 for record in steps if "grad_norm" in record)
+    assert "skipped: step 1: a gradient of the batch of groups 0 (frozenlake-4x4), 1" in "".join(capfd.readouterr())
+
+
+@pytest.mark.parametrize("zero_stage", [0, 3])
+def test_gradients_that_are_never_finite_end_the_training(reinforce, monkeypatch, zero_stage):
     update = Engine.update
     monkeypatch.setattr(Engine, "update", lambda s, b, loss: update(s, b, lambda n, out: loss(n, out) * float("nan")))
     with pytest.raises(loop.DivergenceError, match=r"step 2: a gradient of the batch of groups 0 .* is not finite"):
-        reinforce(train={"steps": 4})
+        reinforce(train={"steps": 4, "zero_stage": zero_stage})
 
 
 def test_a_training_whose_groups_are_all_equal_ends_with_advice(reinforce):

@@ -354,7 +354,8 @@ class _Learner:
         everyone = sorted((one for part in self.engine.gather(numbers) for one in part), key=lambda one: one.number)
         values |= gap_metrics(everyone)
         if not all(np.isfinite(one.old).all() and np.isfinite(one.values).all() for one in everyone):
-            return values, self._diverged(step, "probabilities or values before the update", everyone, state)
+            skipped = self._diverged(step, "probabilities or values before the update", everyone, state)
+            return values | {"skipped": 1.0}, skipped
         wanted = targets(everyone, self.rl, chunks)
         lengths = {one.number: one.lengths for one in everyone}
         of_number = {one.number: one for one in everyone}
@@ -377,9 +378,7 @@ class _Learner:
                     [part.batch for part in parts], partial(self._loss, parts, tokens, sums, learning)
                 )
                 if not math.isfinite(norm):
-                    if self.engine.zero_stage:
-                        state = replace(state, skipped=self.rl.guard.most)  # it has been taken: there is no way back
-                    return values, self._diverged(step, "a gradient", everyone, state)
+                    return values | {"skipped": 1.0}, self._diverged(step, "a gradient", everyone, state)
                 if first:
                     gap = largest_of(self.engine, sums.first_gap)
                     values["ratio/first_gap"] = gap
@@ -393,7 +392,8 @@ class _Learner:
             found = sums.over_all(self.engine)
             if self.rl.policy.target_kl is not None and found.get("kl/update", 0.0) > self.rl.policy.target_kl:
                 break
-        return values | found | {"lr": self.engine.lr, "epochs": float(epoch + 1)}, replace(state, skipped=0)
+        values |= found | {"lr": self.engine.lr, "epochs": float(epoch + 1), "skipped": 0.0}
+        return values, replace(state, skipped=0)
 
     def _planned(self, episodes: list[Episode]) -> list[Micro]:
         """This process's part of an optimizer step; as many micro-batches as every other process has."""
