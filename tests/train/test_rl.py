@@ -21,7 +21,9 @@ from vagen.rl.filters import NothingToLearnError
 from vagen.train import rl as loop
 from vagen.train.checkpoints import Best
 from vagen.train.engine import Engine
-from vagen.train.playing import COLLECTED, Played, Pool
+from vagen.train.playing import COLLECTED, Played, Pool, success_metrics
+from worlds import WorldError
+from worlds.frozen_lake import FrozenLake
 
 ROOT = Path(__file__).parents[2]
 slow = pytest.mark.slow
@@ -258,6 +260,41 @@ def test_gradients_that_are_never_finite_end_the_training(reinforce, monkeypatch
         reinforce(train={"steps": 4, "zero_stage": zero_stage})
 
 
+def test_episodes_that_a_world_breaks_off_are_neither_failures_nor_lessons(reinforce, monkeypatch, capfd):
+    """Every second episode, by luck of its seed, and in validation too: success is of the others."""
+    whole = FrozenLake.reset
+
+    def broken(self, *, seed=None, options=None):
+        if seed is not None and seed % 2:
+            raise RuntimeError("gone")
+        return whole(self, seed=seed, options=options)
+
+    monkeypatch.setattr(FrozenLake, "reset", broken)
+    counted = []
+    monkeypatch.setattr(
+        loop, "success_metrics", lambda w, counts: counted.append(counts) or success_metrics(w, counts)
+    )
+    run = reinforce(rl={"evaluation": {"every": 1, "episodes": 7}}, train={"steps": 1})
+    [record] = records(run)
+    assert record["rollout/errors"] == 8
+    assert record["rollout/turns"] > 0
+    assert counted[-1][0][1] in (3, 4), "broken episodes count as failures"
+    said = "".join(capfd.readouterr())
+    assert (
+        "step 0: 8 of 16 episodes were broken off by errors of their worlds, the first of world frozenlake-4x4" in said
+    )
+    assert "RuntimeError: gone (test_rl.py:" in said
+
+
+def test_a_world_that_breaks_off_every_episode_ends_the_training(reinforce, monkeypatch):
+    def broken(self, snapshot):
+        raise RuntimeError("gone")
+
+    monkeypatch.setattr(FrozenLake, "mission", broken)
+    with pytest.raises(WorldError, match=r"step 0: every episode was broken off .* step 0: RuntimeError: gone"):
+        reinforce()
+
+
 def test_a_training_whose_groups_are_all_equal_ends_with_advice(reinforce):
     with pytest.raises(ConfigError, match="no group of rollouts was worth an update for 5 steps in a row"):
         reinforce(rl={"filter": {"strategy": "dapo"}}, train={"steps": 9, "checkpoint_every": 100})
@@ -358,6 +395,21 @@ def test_a_run_that_is_killed_goes_on_as_if_it_had_not_been(reinforce, rl_values
     assert told(output) == told(whole)
 
 
+#: Longer episodes in one group than in another, with thoughts of several lengths, in one growing conversation.
+UNEQUAL = {
+    "rollouts": {"context": "concat", "turns": 5, "tokens": 12, "groups": 3, "members": 2, "strategy": "no_think"}
+}
+ROUNDED = {"gap/sampler", "gap/sampler_max", "gap/sampler_kl"}  # of the size of rounding
+
+
+def assert_same(alone: Path, together: Path) -> None:
+    for one, two in zip(told(alone), told(together), strict=True):
+        assert one.keys() == two.keys()
+        for name in one.keys() - ROUNDED:
+            assert two[name] == pytest.approx(one[name], rel=2e-3, abs=2e-4), f"step {one['step']}: {name}"
+        assert two.get("ratio/first_gap", 0.0) == 0.0
+
+
 @slow
 @pytest.mark.parametrize("zero_stage", [0, 2, 3])
 def test_two_processes_learn_what_one_learns(reinforce, rl_values, tmp_path, zero_stage):
@@ -366,7 +418,29 @@ def test_two_processes_learn_what_one_learns(reinforce, rl_values, tmp_path, zer
     alone = reinforce(**{**changes, "train": {"steps": 3}})
     values = rl_values(tmp_path / "two", **changes)
     subprocess.run(command(values, tmp_path, "--processes", "2"), env=environment(), cwd=tmp_path, check=True)
-    for one, two in zip(told(alone), told(tmp_path / "two"), strict=True):
-        assert one.keys() == two.keys()
-        for name in one.keys() - {"gap/sampler", "gap/sampler_max", "gap/sampler_kl"}:
-            assert two[name] == pytest.approx(one[name], rel=2e-3, abs=2e-4), f"step {one['step']}: {name}"
+    assert_same(alone, tmp_path / "two")
+
+
+@slow
+@pytest.mark.parametrize("zero_stage", [2, 3])
+def test_two_processes_with_the_model_in_parts_and_one_more_group_on_one(reinforce, rl_values, tmp_path, zero_stage):
+    """Three groups on two processes, whose episodes are of unequal lengths: neither waits for ever for the other.
+
+    Under ZeRO 3 every tensor is in parts but while it is used, and the whole model is there for rollouts. A model of
+    its own for the critic, a reference, an evaluation and clozes beside go along.
+    """
+    rl = {
+        **{key: value for key, value in RESUMED.items() if key != "rollouts"},
+        **UNEQUAL,
+        "critic": {"kind": "model"},
+        "diagnostics": {"every": 2, "turns": 4},
+    }
+    train = {"steps": 3, "checkpoint_every": 100, "micro_rows": 1}
+    alone = reinforce(rl=rl, train=train)
+    values = rl_values(tmp_path / "two", rl=rl, train={**train, "zero_stage": zero_stage})
+    (tmp_path / "rl.yaml").write_text(yaml.safe_dump(values))
+    program = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node=2"]
+    script = Path(__file__).with_name("spread.py") if zero_stage == 3 else ROOT / "scripts" / "train.py"
+    words = [*program, str(script), "--config", str(tmp_path / "rl.yaml")]
+    subprocess.run(words, env=environment(), cwd=tmp_path, check=True, timeout=1800)
+    assert_same(alone, tmp_path / "two")

@@ -63,6 +63,7 @@ from vagen.train.playing import (
     in_numbers,
     play_clozes,
     play_worlds,
+    sound_ones,
     success_metrics,
     successes,
 )
@@ -317,7 +318,7 @@ class _Learner:
             key=lambda one: one.number,
         )
         values |= rollout_metrics(played, self.rl.rollouts.members)
-        kept, chosen = choose_groups([one for one in played if not one.error], self.rl)
+        kept, chosen = choose_groups(sound_ones(played, step, announce=self.rank == 0), self.rl)
         values |= chosen
         try:
             state = replace(state, empty=filters.count_empty(state.empty, len(kept)))
