@@ -166,9 +166,10 @@ def train(config: Config, start: Start = "new") -> Outcome:
         learner.collect()
         saved, stopped, ended, interval = done, None, False, Interval()
         for step in range(done + 1, total + 1):
-            began = time.perf_counter()
+            began, spent = time.perf_counter(), time.process_time()
             values, state = learner.step(step - 1, state)
             values["seconds_per_step"] = time.perf_counter() - began
+            values["processor_seconds"] = time.process_time() - spent  # whoever else uses the machine
             interval.add(values)
             if metrics:
                 metrics.advance(values.get("loss", math.nan))
