@@ -168,7 +168,7 @@ def configure(path: Path, overrides: Sequence[str], output: Path, world: str, ar
         ConfigError: arms that would not differ, or that would be taught to act before they reinforce.
     """
     run = Run(world, arm, seed, "", ())
-    own = [f"seed={seed}", f"output={output / run.name}", f"rl.rollouts.worlds=[{json.dumps(world)}]"]
+    own = [f"seed={seed}", f"output={json.dumps(str(output / run.name))}", f"rl.rollouts.worlds=[{json.dumps(world)}]"]
     everything = load(path, [*overrides, *own, "train.log_every=1"])
     rl = everything.rl
     if rl is None or not rl.warmup.steps * rl.warmup.clozes or rl.auxiliary.weight is None or not rl.evaluation.every:

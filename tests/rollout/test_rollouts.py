@@ -277,6 +277,18 @@ def test_nothing_to_play_is_nothing(scripted):
     assert played(scripted(lambda request: LEFT), []) == []
 
 
+def test_images_that_do_not_fit_their_places_name_the_episode(scripted, monkeypatch):
+    whole = prompts.Conversation.observe
+
+    def short(self, observation):
+        prompt, pictures = whole(self, observation)
+        return prompt, pictures[:-1]
+
+    monkeypatch.setattr(prompts.Conversation, "observe", short)
+    with pytest.raises(RolloutError, match=rf"{WORLD}, seed 7, turn 0: 0 images for 1 places"):
+        played(scripted(lambda request: LEFT), [7])
+
+
 @pytest.mark.parametrize("name", ["window", "max_actions", "max_turns", "max_length"])
 def test_settings_that_mean_nothing_are_refused(name):
     with pytest.raises(RolloutError, match=f"{name} must be at least 1"):

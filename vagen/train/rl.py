@@ -54,6 +54,7 @@ from vagen.train.experience import (
     response_batch,
     targets,
 )
+from vagen.train.knowledge import Knowledge
 from vagen.train.metrics import Metrics
 from vagen.train.optimizer import ParameterGroup
 from vagen.train.playing import (
@@ -253,6 +254,7 @@ class _Learner:
         self._nothing = self._empty_batch()
         self._pool: Pool | None = None
         self._batcher: Batcher | None = None
+        self._knowledge = Knowledge(self.chat, rl.rollouts.strategy, rl.diagnostics.turns)
 
     # ------------------------------------------------------------------------------------------------------ warming up
 
@@ -328,7 +330,7 @@ class _Learner:
         if not kept:
             return values, state
         if self.rl.diagnostics.every and step % self.rl.diagnostics.every == 0:
-            values |= self._collapse(episodes)
+            values |= self._diagnose(episodes)
         own = [episode for episode in episodes if episode.group in kept and not episode.rollout.error]
         chunks = chunks_of(kept, self.rl.policy.minibatches)
         values, state = self._update(step, own, chunks, episodes, values, state)
@@ -547,11 +549,14 @@ class _Learner:
         values = success_metrics(self.rl.rollouts.worlds, [(right, total) for right, total in counts])
         return values | {"eval/seconds": time.perf_counter() - began}
 
-    def _collapse(self, episodes: list[Episode]) -> dict[str, float]:
-        """Whether reasoning still depends on what was seen, by the first process's episodes."""
+    def _diagnose(self, episodes: list[Episode]) -> dict[str, float]:
+        """Whether reasoning still depends on what was seen, and states are known, by the first process's episodes."""
+        own: dict[str, float] = {}
         with self.engine.gathered():
-            turns = [turn for episode in episodes for turn in episode.rollout.turns]
-            own = measure_collapse(self.chat, turns, self.rl.diagnostics.turns) if self.rank == 0 else {}
+            if self.rank == 0:
+                played = [episode.rollout for episode in episodes]
+                turns = [turn for rollout in played for turn in rollout.turns]
+                own = measure_collapse(self.chat, turns, self.rl.diagnostics.turns) | self._knowledge.measure(played)
         return self.engine.gather(own)[0]
 
     def _diverged(self, step: int, what: str, everyone: Sequence[Measured], state: State) -> State:
