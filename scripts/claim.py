@@ -1,9 +1,10 @@
 """Do clozes help reinforcement? Four ways to train, several seeds, two worlds or more, counted two ways.
 
-    python scripts/claim.py --config configs/rl_quickstart.yaml --output outputs/claim --seeds 0 1 2 \\
-        --worlds frozenlake-4x4 sokoban-6x6 --rl.auxiliary.weight=0.5
+    python scripts/claim.py --configs lake.yaml sokoban.yaml --output outputs/claim --seeds 0 1 2 \\
+        --rl.auxiliary.weight=0.5
 
-The configuration is that of the arm with everything; the others leave clozes out, and change nothing else:
+Each configuration is for one world, and is that of the arm with everything; the others leave clozes out, and change
+nothing else:
 
 =================  =================================================================================
 ``rl``             no clozes: a warm-up that teaches the form of responses by random actions, then RL
@@ -31,7 +32,7 @@ import statistics
 import subprocess
 import sys
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any, Literal
 
@@ -122,27 +123,25 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser = argparse.ArgumentParser(
         description=__doc__.splitlines()[0] if __doc__ else None, epilog="--section.key=value changes all arms"
     )
-    parser.add_argument("--config", type=Path, required=True, help="of the arm with everything")
+    parser.add_argument("--configs", nargs="+", type=Path, required=True, help="one per world")
     parser.add_argument("--output", type=Path, required=True)
-    parser.add_argument("--worlds", nargs="+", required=True)
     parser.add_argument("--seeds", nargs="+", type=int, default=[0, 1, 2])
     parser.add_argument("--arms", nargs="+", choices=list(ARMS), default=list(ARMS))
     args, overrides = parser.parse_known_args(arguments)
     try:
         wanted = [
-            (world, arm, seed, configure(args.config, overrides, args.output, world, arm, seed))
+            configure(path, overrides, args.output, arm, seed)
             for seed in args.seeds
-            for world in args.worlds
+            for path in args.configs
             for arm in args.arms
         ]
         runs = []
-        for world, arm, seed, config in wanted:
-            found = finished(args.output, Run(world, arm, seed, digest(config), ()))
+        for run, config in wanted:
+            found = finished(args.output, run)
             if found is None:
-                code = train(config)
-                if code:
+                if code := train(config):
                     return code
-                found = Run(world, arm, seed, digest(config), curve_of(Path(config.output), config))
+                found = replace(run, curve=curve_of(Path(config.output), config))
                 with (args.output / "runs.jsonl").open("a", encoding="utf-8") as file:
                     file.write(_RUN.dump_json(found).decode() + "\n")
             runs.append(found)
@@ -161,29 +160,33 @@ def main(arguments: Sequence[str] | None = None) -> int:
 # ------------------------------------------------------------------------------------------------------------ training
 
 
-def configure(path: Path, overrides: Sequence[str], output: Path, world: str, arm: str, seed: int) -> Config:
-    """The configuration of one run.
+def configure(path: Path, overrides: Sequence[str], output: Path, arm: str, seed: int) -> tuple[Run, Config]:
+    """A run that is still to be made, and its configuration.
 
     Raises:
         ConfigError: arms that would not differ, or that would be taught to act before they reinforce.
     """
-    run = Run(world, arm, seed, "", ())
-    own = [f"seed={seed}", f"output={json.dumps(str(output / run.name))}", f"rl.rollouts.worlds=[{json.dumps(world)}]"]
-    everything = load(path, [*overrides, *own, "train.log_every=1"])
-    rl = everything.rl
+    settings = [*overrides, f"seed={seed}", "train.log_every=1"]
+    rl = load(path, settings).rl
     if rl is None or not rl.warmup.steps * rl.warmup.clozes or rl.auxiliary.weight is None or not rl.evaluation.every:
         raise ConfigError(
             f"{path}: arms differ in the clozes of the warm-up and in those beside, and are compared by validation: "
             "set rl.warmup.steps, rl.warmup.clozes, rl.auxiliary.weight and rl.evaluation.every"
         )
+    if len(rl.rollouts.worlds) != 1:
+        raise ConfigError(
+            f"{path}: rl.rollouts.worlds names {len(rl.rollouts.worlds)} worlds: give one, and a file each"
+        )
     if rl.warmup.behaviour != "random":
         raise ConfigError(
             f"rl.warmup.behaviour={rl.warmup.behaviour} shows how to act, before any arm has tried: random"
         )
-    acting = [name for name in everything.clozes.weights if named(name).task in ("policy", "budget")]
+    acting = [name for name in load(path, settings).clozes.weights if named(name).task in ("policy", "budget")]
     if acting:
         raise ConfigError(f"clozes.weights: {', '.join(acting)} teach how to act, which is what RL is to do here")
-    return load(path, [*overrides, *own, "train.log_every=1", *ARMS[arm]])
+    config = load(path, [*settings, *ARMS[arm]])
+    run = Run(rl.rollouts.worlds[0], arm, seed, digest(config), ())
+    return run, config.model_copy(update={"output": str(output / run.name)})
 
 
 def digest(config: Config) -> str:

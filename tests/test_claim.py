@@ -65,7 +65,7 @@ def curve(claim, *points):
 
 
 def test_arms_differ_in_clozes_alone(claim, config, tmp_path):
-    made = {arm: claim.configure(config, [], tmp_path, "frozenlake-4x4", arm, 3) for arm in claim.ARMS}
+    made = {arm: claim.configure(config, [], tmp_path, arm, 3)[1] for arm in claim.ARMS}
     clozes = {arm: (made[arm].rl.warmup.clozes, made[arm].rl.auxiliary.weight) for arm in made}
     assert clozes == {"rl": (0, None), "auxiliary": (0, 0.5), "pretraining": (1, None), "both": (1, 0.5)}
     same = []
@@ -85,11 +85,12 @@ def test_arms_differ_in_clozes_alone(claim, config, tmp_path):
         ("rl.evaluation.every=0", "rl.evaluation.every"),
         ("rl.warmup.behaviour=expert", "shows how to act"),
         ("clozes.weights={policy: 1, inverse_dynamics: 1}", "policy teach how to act"),
+        ("rl.rollouts.worlds=[frozenlake-4x4, frozenlake-5x5]", "give one, and a file each"),
         ("rl.warmup.step=1", "did you mean 'rl.warmup.steps'"),
     ],
 )
 def test_what_would_not_be_a_comparison_is_refused(claim, config, tmp_path, capsys, override, message):
-    words = ["--config", str(config), "--output", str(tmp_path / "out"), "--worlds", "frozenlake-4x4"]
+    words = ["--configs", str(config), "--output", str(tmp_path / "out")]
     assert claim.main([*words, f"--{override}"]) == 2
     said = capsys.readouterr().err
     assert message in said
@@ -142,7 +143,7 @@ def test_arms_are_compared_up_to_where_the_first_run_of_a_world_ends(claim):
 
 
 def test_costs_add_up_from_the_metrics(claim, config, tmp_path):
-    settings = claim.configure(config, [], tmp_path, "frozenlake-4x4", "rl", 0)
+    _, settings = claim.configure(config, [], tmp_path, "rl", 0)
     records = [
         {"step": 1, "processor_seconds": 2.0},
         {"step": 2, "processor_seconds": 2.0, "eval/success": 0.1},
@@ -159,8 +160,7 @@ def test_costs_add_up_from_the_metrics(claim, config, tmp_path):
 
 @pytest.mark.slow
 def test_the_study_runs_resumes_and_shows_itself(claim, config, tmp_path, capsys, monkeypatch):
-    words = ["--config", str(config), "--output", str(tmp_path / "out"), "--seeds", "0", "1"]
-    words += ["--worlds", "frozenlake-4x4", "--arms", "rl", "both"]
+    words = ["--configs", str(config), "--output", str(tmp_path / "out"), "--seeds", "0", "1", "--arms", "rl", "both"]
     assert claim.main(words) == 0
     assert capsys.readouterr().out.splitlines()[-1] == str(tmp_path / "out" / "claim.json")
     lines = (tmp_path / "out" / "runs.jsonl").read_text().splitlines()
@@ -193,4 +193,5 @@ def test_the_study_runs_resumes_and_shows_itself(claim, config, tmp_path, capsys
 def test_the_quickstart_of_reinforcement_can_be_studied(claim, tmp_path):
     path = ROOT / "configs" / "rl_quickstart.yaml"
     assert load(path).rl is not None
-    claim.configure(path, ["rl.auxiliary.weight=0.5"], tmp_path, "sokoban-6x6", "both", 0)
+    run, _ = claim.configure(path, ["rl.auxiliary.weight=0.5"], tmp_path, "both", 0)
+    assert run.name == "frozenlake-4x4/both/seed-0"
