@@ -530,7 +530,7 @@ class _Learner:
             away = (own.weights * losses.kl(said.log_probs, own.reference, divergence.kind)).sum()
             sums.add("loss/divergence", float(away.detach()))
             loss = loss + divergence.weight * away
-        sums.policy(said, own, bounds)
+        sums.policy(said, own, bounds, referenced=bool(divergence.weight))
         return loss
 
     # ------------------------------------------------------------------------------------------------------- measuring
