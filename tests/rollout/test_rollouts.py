@@ -12,8 +12,11 @@ from hypothesis import strategies as st
 
 from vagen.evaluate.agent import evaluate
 from vagen.policy.packing import pack
+from vagen.rollout import episodes, prompts, rollouts
 from vagen.rollout.agents import RandomAgent
 from vagen.rollout.cached import CachedEngine
+from vagen.rollout.episodes import play
+from vagen.rollout.failures import WorldFailure
 from vagen.rollout.prompts import CONTEXTS, UNUSABLE
 from vagen.rollout.responses import STRATEGIES, Response, Tags, describe_format, write_response
 from vagen.rollout.rollouts import ConversingModel, RolloutError, Settings, read_turn, rollout
@@ -274,6 +277,18 @@ def test_nothing_to_play_is_nothing(scripted):
     assert played(scripted(lambda request: LEFT), []) == []
 
 
+def test_images_that_do_not_fit_their_places_name_the_episode(scripted, monkeypatch):
+    whole = prompts.Conversation.observe
+
+    def short(self, observation):
+        prompt, pictures = whole(self, observation)
+        return prompt, pictures[:-1]
+
+    monkeypatch.setattr(prompts.Conversation, "observe", short)
+    with pytest.raises(RolloutError, match=rf"{WORLD}, seed 7, turn 0: 0 images for 1 places"):
+        played(scripted(lambda request: LEFT), [7])
+
+
 @pytest.mark.parametrize("name", ["window", "max_actions", "max_turns", "max_length"])
 def test_settings_that_mean_nothing_are_refused(name):
     with pytest.raises(RolloutError, match=f"{name} must be at least 1"):
@@ -312,7 +327,8 @@ def _step(snapshot) -> int:
 def test_a_world_that_cannot_be_reset_fails_alone(scripted, break_world):
     break_world("reset", lambda world, *, seed=None, options=None: seed == 2, Broken("no"))
     episodes = played(scripted(lambda request: LEFT, lanes=1), [1, 2, 3])
-    assert [episode.error for episode in episodes] == ["", "reset: Broken: no", ""]
+    assert [bool(episode.error) for episode in episodes] == [False, True, False]
+    assert episodes[1].error.startswith("reset: Broken: no (test_rollouts.py:"), "it does not say where"
     assert episodes[1].turns == ()
     assert episodes[1].trajectory.snapshots == ()
     assert episodes[1].trajectory.seed == 2
@@ -322,8 +338,41 @@ def test_a_world_that_cannot_be_reset_fails_alone(scripted, break_world):
 def test_a_world_that_cannot_say_what_it_asks_fails_alone(scripted, break_world):
     break_world("mission", lambda world, snapshot: _step(snapshot) == 1, Broken("no"))
     (episode,) = played(scripted(lambda request: LEFT), [1])
-    assert episode.error == "step 1: Broken: no"
+    assert episode.error.startswith("step 1: Broken: no (")
     assert len(episode.turns) == 1
+
+
+@pytest.mark.parametrize(
+    "ours",
+    ["Episode._keep_frame", "Conversation.observe", "Conversation.respond", "read_turn", "describe_circumstances"],
+)
+def test_errors_of_this_package_rise(scripted, monkeypatch, ours):
+    """Also where a world's answers are dealt with, between one call of it and the next."""
+
+    def broken(*args, **kwargs):
+        raise KeyError("ours")
+
+    module = episodes if ours.startswith("Episode") else prompts if ours.startswith("Conv") else rollouts
+    owner, _, name = ours.rpartition(".")
+    monkeypatch.setattr(getattr(module, owner) if owner else module, name, broken)
+    with pytest.raises(KeyError, match="ours"):
+        played(scripted(lambda request: LEFT))
+
+
+def test_a_wrong_action_is_our_error(scripted, monkeypatch):
+    """The world refuses what is no action of its own: that is bad input, and no failure of the world."""
+    usable = Response("turn left"), (-1,)
+    monkeypatch.setattr(rollouts, "read_turn", lambda text, world, settings: usable)
+    with pytest.raises(WorldError, match="action -1 is not one of 0 to"):
+        played(scripted(lambda request: LEFT))
+
+
+def test_a_failure_keeps_its_cause(break_world):
+    gone = Broken("gone")
+    break_world("step", lambda world, action: True, gone)
+    with pytest.raises(WorldFailure, match=r"Broken: gone \(test_rollouts.py:\d+\)") as failure:
+        list(play(WORLD, RandomAgent(), [1], "train"))
+    assert failure.value.__cause__ is gone
 
 
 def test_bad_input_and_interrupts_are_not_the_worlds_errors(scripted, break_world):

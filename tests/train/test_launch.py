@@ -26,6 +26,7 @@ from vagen.train.run import latest_model
 
 ROOT = Path(__file__).parents[2]
 SCRIPT = str(ROOT / "scripts" / "train.py")
+SPREAD = Path(__file__).with_name("spread.py")
 TORCHRUN = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node=2"]
 LAUNCHERS = {
     "vagen": [sys.executable, "-m", "vagen.cli", "train", "--processes", "2"],
@@ -146,45 +147,13 @@ def test_a_row_without_images_on_one_rank_only(train_command, mixed, read_metric
     assert [record["grad_norm"] for record in records] == pytest.approx(mixed.norms, rel=1e-3)
 
 
-# What `vagen train` runs, but that ZeRO 3 takes apart small tensors too, which it would rather keep whole everywhere:
-# in models of this size that is all of them.
-SPREAD = """
-import sys
-
-from deepspeed.runtime.zero.partition_parameters import ZeroParamStatus
-
-from vagen import cli
-from vagen.train import engine
-
-plain, step = engine._deepspeed_config, engine.Engine.step
-
-
-def spread(*arguments):
-    config = plain(*arguments)
-    config["zero_optimization"]["stage3_param_persistence_threshold"] = 0
-    return config
-
-
-def checked(self, batches):
-    result = step(self, batches)
-    assert all(p.ds_status == ZeroParamStatus.NOT_AVAILABLE for p in self._engine.parameters()), "still whole"
-    return result
-
-
-engine._deepspeed_config, engine.Engine.step = spread, checked
-sys.exit(cli.main(["train", *sys.argv[1:]]))
-"""
-
-
 def test_a_model_in_parts_trains_and_is_saved_whole(train_command, mixed, values, read_metrics, tmp_path):
     """Every tensor is gathered for its use and let go again, with gradient checkpointing, and rows of both kinds.
 
     The saved model, put together, gives the losses of the one that torch alone has trained.
     """
-    script = tmp_path / "spread.py"
-    script.write_text(SPREAD)
     changes = {**MIXED, "model": {**values(tmp_path)["model"], "gradient_checkpointing": True}}
-    done, output = train_command([*TORCHRUN, str(script)], "--train.zero_stage=3", **changes)
+    done, output = train_command([*TORCHRUN, str(SPREAD)], "--train.zero_stage=3", **changes)
     succeeded(done)
     records = read_metrics(output)
     assert [record["loss"] for record in records] == pytest.approx(mixed.losses, abs=2e-5)

@@ -21,7 +21,9 @@ from vagen.rl.filters import NothingToLearnError
 from vagen.train import rl as loop
 from vagen.train.checkpoints import Best
 from vagen.train.engine import Engine
-from vagen.train.playing import COLLECTED, Played, Pool
+from vagen.train.playing import COLLECTED, Played, Pool, success_metrics
+from worlds import WorldError
+from worlds.frozen_lake import FrozenLake
 
 ROOT = Path(__file__).parents[2]
 slow = pytest.mark.slow
@@ -209,19 +211,88 @@ def test_a_batch_that_is_not_finite_is_skipped_and_named(reinforce, monkeypatch,
     monkeypatch.setattr(Engine, "outputs", broken)
     run = reinforce(rl={"rollouts": {"groups": 2, "members": 4}, "policy": {"entropy": 0.1}}, train={"steps": 3})
     steps = records(run)
-    assert "epochs" not in steps[1]
-    assert "epochs" in steps[2]
+    assert [record["skipped"] for record in steps] == [0, 1, 0]
     first, second = weights(run, 2), weights(run, 3)
     assert any(not torch.equal(first[name], second[name]) for name in first), "training did not go on"
     said = "skipped: step 1: probabilities or values before the update of the batch of groups 0 (frozenlake-4x4), 1"
     assert said in "".join(capfd.readouterr())
 
 
-def test_a_gradient_that_is_not_finite_changes_no_weight(reinforce, monkeypatch):
+LEARNS = {"rollouts": {"groups": 2, "members": 4}, "policy": {"entropy": 0.1}}  # whatever is earned
+
+
+@pytest.mark.parametrize(
+    ("zero_stage", "precision"),
+    [
+        (0, "fp32"),
+        (3, "fp32"),
+        *(pytest.param(stage, "fp32", marks=slow) for stage in (1, 2)),
+        *(pytest.param(stage, "bf16", marks=slow) for stage in range(4)),
+    ],
+)
+def test_a_gradient_that_is_not_finite_changes_no_weight(reinforce, monkeypatch, capfd, zero_stage, precision):
+    """The second of four updates: it is skipped and named, and what follows is learned, whatever ZeRO's stage."""
+    update, calls = Engine.update, []
+
+    def broken(self, batches, loss):
+        calls.append(1)
+        bad = float("nan") if len(calls) == 2 else 1.0
+        return update(self, batches, lambda n, out: loss(n, out) * bad)
+
+    monkeypatch.setattr(Engine, "update", broken)
+    train = {"steps": 4, "zero_stage": zero_stage, "precision": precision, "keep_checkpoints": 9}
+    run = reinforce(rl=LEARNS, train=train, optimizer={"lr": 1e-2})
+    one, two, three = (weights(run, step) for step in (1, 2, 3))
+    assert all(torch.equal(one[name], two[name]) for name in one), "a step of no numbers was taken"
+    assert any(not torch.equal(two[name], three[name]) for name in two), "training did not go on"
+    assert all(bool(tensor.isfinite().all()) for tensor in weights(run, 4).values())
+    steps = records(run)
+    assert [record["skipped"] for record in steps] == [0, 1, 0, 0]
+    assert all(record["grad_norm"] > 0 for record in steps if "grad_norm" in record)
+    assert "skipped: step 1: a gradient of the batch of groups 0 (frozenlake-4x4), 1" in "".join(capfd.readouterr())
+
+
+@pytest.mark.parametrize("zero_stage", [0, 3])
+def test_gradients_that_are_never_finite_end_the_training(reinforce, monkeypatch, zero_stage):
     update = Engine.update
     monkeypatch.setattr(Engine, "update", lambda s, b, loss: update(s, b, lambda n, out: loss(n, out) * float("nan")))
     with pytest.raises(loop.DivergenceError, match=r"step 2: a gradient of the batch of groups 0 .* is not finite"):
-        reinforce(train={"steps": 4})
+        reinforce(train={"steps": 4, "zero_stage": zero_stage})
+
+
+def test_episodes_that_a_world_breaks_off_are_neither_failures_nor_lessons(reinforce, monkeypatch, capfd):
+    """Every second episode, by luck of its seed, and in validation too: success is of the others."""
+    whole = FrozenLake.reset
+
+    def broken(self, *, seed=None, options=None):
+        if seed is not None and seed % 2:
+            raise RuntimeError("gone")
+        return whole(self, seed=seed, options=options)
+
+    monkeypatch.setattr(FrozenLake, "reset", broken)
+    counted = []
+    monkeypatch.setattr(
+        loop, "success_metrics", lambda w, counts: counted.append(counts) or success_metrics(w, counts)
+    )
+    run = reinforce(rl={"evaluation": {"every": 1, "episodes": 7}}, train={"steps": 1})
+    [record] = records(run)
+    assert record["rollout/errors"] == 8
+    assert record["rollout/turns"] > 0
+    assert counted[-1][0][1] in (3, 4), "broken episodes count as failures"
+    said = "".join(capfd.readouterr())
+    assert (
+        "step 0: 8 of 16 episodes were broken off by errors of their worlds, the first of world frozenlake-4x4" in said
+    )
+    assert "RuntimeError: gone (test_rl.py:" in said
+
+
+def test_a_world_that_breaks_off_every_episode_ends_the_training(reinforce, monkeypatch):
+    def broken(self, snapshot):
+        raise RuntimeError("gone")
+
+    monkeypatch.setattr(FrozenLake, "mission", broken)
+    with pytest.raises(WorldError, match=r"step 0: every episode was broken off .* step 0: RuntimeError: gone"):
+        reinforce()
 
 
 def test_a_training_whose_groups_are_all_equal_ends_with_advice(reinforce):
@@ -324,6 +395,21 @@ def test_a_run_that_is_killed_goes_on_as_if_it_had_not_been(reinforce, rl_values
     assert told(output) == told(whole)
 
 
+#: Longer episodes in one group than in another, with thoughts of several lengths, in one growing conversation.
+UNEQUAL = {
+    "rollouts": {"context": "concat", "turns": 5, "tokens": 12, "groups": 3, "members": 2, "strategy": "no_think"}
+}
+ROUNDED = {"gap/sampler", "gap/sampler_max", "gap/sampler_kl"}  # of the size of rounding
+
+
+def assert_same(alone: Path, together: Path) -> None:
+    for one, two in zip(told(alone), told(together), strict=True):
+        assert one.keys() == two.keys()
+        for name in one.keys() - ROUNDED:
+            assert two[name] == pytest.approx(one[name], rel=2e-3, abs=2e-4), f"step {one['step']}: {name}"
+        assert two.get("ratio/first_gap", 0.0) == 0.0
+
+
 @slow
 @pytest.mark.parametrize("zero_stage", [0, 2, 3])
 def test_two_processes_learn_what_one_learns(reinforce, rl_values, tmp_path, zero_stage):
@@ -332,7 +418,29 @@ def test_two_processes_learn_what_one_learns(reinforce, rl_values, tmp_path, zer
     alone = reinforce(**{**changes, "train": {"steps": 3}})
     values = rl_values(tmp_path / "two", **changes)
     subprocess.run(command(values, tmp_path, "--processes", "2"), env=environment(), cwd=tmp_path, check=True)
-    for one, two in zip(told(alone), told(tmp_path / "two"), strict=True):
-        assert one.keys() == two.keys()
-        for name in one.keys() - {"gap/sampler", "gap/sampler_max", "gap/sampler_kl"}:
-            assert two[name] == pytest.approx(one[name], rel=2e-3, abs=2e-4), f"step {one['step']}: {name}"
+    assert_same(alone, tmp_path / "two")
+
+
+@slow
+@pytest.mark.parametrize("zero_stage", [2, 3])
+def test_two_processes_with_the_model_in_parts_and_one_more_group_on_one(reinforce, rl_values, tmp_path, zero_stage):
+    """Three groups on two processes, whose episodes are of unequal lengths: neither waits for ever for the other.
+
+    Under ZeRO 3 every tensor is in parts but while it is used, and the whole model is there for rollouts. A model of
+    its own for the critic, a reference, an evaluation and clozes beside go along.
+    """
+    rl = {
+        **{key: value for key, value in RESUMED.items() if key != "rollouts"},
+        **UNEQUAL,
+        "critic": {"kind": "model"},
+        "diagnostics": {"every": 2, "turns": 4},
+    }
+    train = {"steps": 3, "checkpoint_every": 100, "micro_rows": 1}
+    alone = reinforce(rl=rl, train=train)
+    values = rl_values(tmp_path / "two", rl=rl, train={**train, "zero_stage": zero_stage})
+    (tmp_path / "rl.yaml").write_text(yaml.safe_dump(values))
+    program = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node=2"]
+    script = Path(__file__).with_name("spread.py") if zero_stage == 3 else ROOT / "scripts" / "train.py"
+    words = [*program, str(script), "--config", str(tmp_path / "rl.yaml")]
+    subprocess.run(words, env=environment(), cwd=tmp_path, check=True, timeout=1800)
+    assert_same(alone, tmp_path / "two")

@@ -257,6 +257,7 @@ def whiten(x: Tensor, mask: Tensor) -> Tensor:
 @torch.no_grad()
 def at_turn_ends(rewards: Tensor, turn_ids: Tensor) -> Tensor:
     """(B, T) rewards with each turn's sum on its last token and nothing elsewhere."""
+    (rewards,) = as_float(rewards)
     turns = turns_of(turn_ids)
     return turns.broadcast(turns.totals(rewards)).masked_fill(~turns.last, 0)
 

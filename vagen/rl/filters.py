@@ -107,6 +107,7 @@ def outcome_gate(
         penalties: (B,) those; the total reward is the sum of both.
         groups, kind, ddof, episodes: as for :func:`group_scores`.
     """
+    outcomes, penalties = as_float(outcomes, penalties)
     totals = outcomes + penalties
     scores = group_scores(totals, groups, kind, ddof, episodes)
     phantom = (scores > ZERO) & (group_scores(outcomes, groups, kind, ddof, episodes) <= ZERO)

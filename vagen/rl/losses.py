@@ -2,7 +2,8 @@
 
 Everything is a function of log-probabilities, values and advantages as tensors, usually (B, T); masks come in where
 tokens are summed up, in :func:`aggregate`. Log-probabilities must be finite, on padding too (0 will do): what is
-masked later adds nothing to the loss, but an infinity would still poison the gradient on its way.
+masked later adds nothing to the loss, but an infinity would still poison the gradient on its way. Half precision is
+computed with in single: differences of log-probabilities would be all rounding.
 
 Knows nothing about models, optimizers or how advantages were found.
 """
@@ -16,6 +17,7 @@ import torch
 from torch import Tensor
 
 from vagen.policy.loss import entropy as entropy
+from vagen.rl.segments import as_float
 
 Aggregation = Literal["token-mean", "seq-mean-token-mean", "seq-mean-token-sum"]
 KlKind = Literal["k1", "k2", "k3"]
@@ -50,8 +52,8 @@ def ppo_clip(
         raise ValueError(f"need 0 <= clip_low <= 1 and clip_high >= 0, got {clip_low} and {clip_high}")
     if dual_clip is not None and dual_clip <= 1:
         raise ValueError(f"dual_clip bounds ratios above 1, got {dual_clip}; 3 is usual, null turns it off")
-    advantages = advantages.detach()
-    ratio = _ratio(log_probs, old_log_probs.detach())
+    log_probs, old_log_probs, advantages = as_float(log_probs, old_log_probs.detach(), advantages.detach())
+    ratio = _ratio(log_probs, old_log_probs)
     loss = torch.maximum(-ratio * advantages, -ratio.clamp(1 - clip_low, 1 + clip_high) * advantages)
     if dual_clip is None:
         return loss
@@ -68,7 +70,7 @@ def sampler_weights(old_log_probs: Tensor, sampler_log_probs: Tensor, cap: float
         old_log_probs: from the trainer, of the policy that sampled.
         sampler_log_probs: what the sampler said when it sampled.
     """
-    return _ratio(old_log_probs.detach(), sampler_log_probs.detach()).clamp(max=cap)
+    return _ratio(*as_float(old_log_probs.detach(), sampler_log_probs.detach())).clamp(max=cap)
 
 
 def value_loss(values: Tensor, old_values: Tensor, returns: Tensor, clip: float | None = None) -> Tensor:
@@ -81,7 +83,7 @@ def value_loss(values: Tensor, old_values: Tensor, returns: Tensor, clip: float 
         values: of the critic being trained; ``old_values``: at the start of the update; ``returns``: what to predict.
         clip: None turns clipping off.
     """
-    returns, old_values = returns.detach(), old_values.detach()
+    values, old_values, returns = as_float(values, old_values.detach(), returns.detach())
     error = (values - returns).square()
     if clip is not None:
         near = old_values + (values - old_values).clamp(-clip, clip)
@@ -111,7 +113,7 @@ def aggregate(loss: Tensor, mask: Tensor, how: Aggregation, *, count: float | Te
     """
     if how not in AGGREGATIONS:
         raise ValueError(f"unknown aggregation {how!r}: known are {', '.join(AGGREGATIONS)}")
-    mask = mask.bool()
+    (loss,), mask = as_float(loss), mask.bool()
     total, own_count = AGGREGATIONS[how](loss.masked_fill(~mask, 0), mask)
     divisor = own_count if count is None else torch.as_tensor(count, device=loss.device)
     return (total / divisor.clamp(min=1)).to(loss.dtype)
@@ -152,7 +154,8 @@ def kl(log_probs: Tensor, ref_log_probs: Tensor, kind: KlKind) -> Tensor:
     """
     if kind not in KL:
         raise ValueError(f"unknown kind of KL {kind!r}: known are {', '.join(KL)}")
-    return KL[kind](ref_log_probs.detach() - log_probs)
+    log_probs, ref_log_probs = as_float(log_probs, ref_log_probs.detach())
+    return KL[kind](ref_log_probs - log_probs)
 
 
 def _k1(d: Tensor) -> Tensor:
@@ -175,6 +178,7 @@ KL: dict[str, Callable[[Tensor], Tensor]] = {"k1": _k1, "k2": _k2, "k3": _k3}
 @torch.no_grad()
 def penalize(rewards: Tensor, divergence: Tensor, mask: Tensor, weight: float) -> Tensor:
     """(B, T) rewards minus ``weight`` times a divergence on the masked tokens: KL as part of the reward."""
+    rewards, divergence = as_float(rewards, divergence)
     return rewards - weight * divergence.masked_fill(~mask.bool(), 0)
 
 

@@ -79,16 +79,14 @@ def turn_reward(
         before, after: the states before and after the turn's actions.
         paid: what the world paid for them.
     """
-    described = [
-        (weights.state_estimation, "observation", world.facts(before), template(world.id)),
-        (weights.transition, "prediction", world.facts(after), world.facts(before)),
-    ]
-    earned = [
-        weight * gain if weight and (gain := _gain(world, response, part, truth, known, representation)) is not None
-        else None
-        for weight, part, truth, known in described
-    ]  # fmt: skip
-    return TurnReward(weights.task * paid, weights.format * (response is not None), *earned)
+    seen = foretold = None
+    if weights.state_estimation:  # what is not paid for is not worked out either
+        gain = _gain(world, response, "observation", world.facts(before), template(world.id), representation)
+        seen = None if gain is None else weights.state_estimation * gain
+    if weights.transition:
+        gain = _gain(world, response, "prediction", world.facts(after), world.facts(before), representation)
+        foretold = None if gain is None else weights.transition * gain
+    return TurnReward(weights.task * paid, weights.format * (response is not None), seen, foretold)
 
 
 def skill_score(said: Facts | None, truth: Facts, known: Facts) -> float | None:

@@ -12,6 +12,7 @@ from vagen.data.frames import encode_frame, frame_hash
 from vagen.data.shards import provenance
 from vagen.mdp import Trajectory
 from vagen.rollout.agents import Agent
+from vagen.rollout.failures import WorldsCode
 from worlds import Frame, Snapshot, Split, World, make
 
 
@@ -49,9 +50,15 @@ class Episode:
 
     @classmethod
     def begin(cls, world: World, seed: int, split: Split) -> Episode:
-        """Reset a world."""
-        frame, info = world.reset(seed=seed, options={"split": split})
-        snapshot = world.state().snapshot
+        """Reset a world.
+
+        Raises:
+            WorldError: too few layouts for the split.
+            WorldFailure: an error of the world's own.
+        """
+        with WorldsCode():
+            frame, info = world.reset(seed=seed, options={"split": split})
+            snapshot = world.state().snapshot
         episode = cls(world, split, seed, frame, [snapshot], bool(info["success"]), frame, world.noise_seeds)
         episode._keep_frame()
         return episode
@@ -65,9 +72,13 @@ class Episode:
 
         Args:
             max_steps: time runs out after so many, if not earlier.
+
+        Raises:
+            WorldFailure: an error of the world's own.
         """
-        frame, reward, terminated, truncated, info = self.world.step(action)  # type: ignore[arg-type]
-        snapshot = self.world.state().snapshot
+        with WorldsCode():
+            frame, reward, terminated, truncated, info = self.world.step(action)  # type: ignore[arg-type]
+            snapshot = self.world.state().snapshot
         self.frame = frame
         self.actions.append(action)
         self.rewards.append(float(reward))
@@ -121,6 +132,7 @@ def play(
 
     Raises:
         WorldError: unknown world, or too few layouts for the split.
+        WorldFailure: an error of the world's own.
     """
     versions = provenance(world_id)
     worlds = [make(world_id) for _ in range(min(batch, len(seeds)))]

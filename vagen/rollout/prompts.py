@@ -19,6 +19,7 @@ from numpy.typing import NDArray
 
 from vagen.cloze.build import describe_states
 from vagen.policy.chat import Chat, Picture, Prompt, join
+from vagen.rollout.failures import WorldsCode
 from vagen.rollout.responses import Strategy, Tags, describe_format, writes_states
 from worlds import Snapshot, World
 from worlds.text import Representation
@@ -115,7 +116,11 @@ def describe_circumstances(world: World, snapshot: Snapshot, usable: bool) -> st
 
     Args:
         usable: whether the last response was.
+
+    Raises:
+        WorldFailure: an error of the world's own.
     """
-    parts = {"mission": world.mission(snapshot), "holding": world.inventory(snapshot)}
+    with WorldsCode():
+        parts = {"mission": world.mission(snapshot), "holding": world.inventory(snapshot)}
     told = [f"{name}: {value}" for name, value in parts.items() if value]
     return ". ".join(told if usable else [UNUSABLE, *told])

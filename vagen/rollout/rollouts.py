@@ -9,8 +9,8 @@ from __future__ import annotations
 
 from collections import Counter, deque
 from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
-from types import TracebackType
 from typing import Any
 
 import numpy as np
@@ -21,6 +21,7 @@ from vagen.mdp import Trajectory
 from vagen.policy.chat import Chat, Picture
 from vagen.rollout.engine import Engine, Request, Sampled
 from vagen.rollout.episodes import Episode
+from vagen.rollout.failures import WorldFailure
 from vagen.rollout.prompts import (
     Context,
     Conversation,
@@ -32,7 +33,7 @@ from vagen.rollout.prompts import (
 from vagen.rollout.responses import Response, Strategy, Tags, read_response
 from vagen.rollout.sampling import Sampling
 from vagen.rollout.turns import Rollout, Turn
-from worlds import Split, World, WorldError, make
+from worlds import Split, World, make
 from worlds.text import Representation, read_actions
 
 _SAMPLING = 2  # tells the random numbers of responses from those of other agents
@@ -233,17 +234,22 @@ class _Table:
 
     def _end(self, lane: int) -> None:
         seat = self._seats.pop(lane)
-        if seat.trouble.message:
+        if seat.error:
             del self._worlds[lane]  # who knows what state it is in
         self.finished[seat.job.number] = seat.rollout(self._versions)
 
 
 class _Seat:
-    """One episode while it is played."""
+    """One episode while it is played.
+
+    Attributes:
+        job: what is played.
+        error: where the world has failed and how; "" while it has not. The episode is over then.
+    """
 
     def __init__(self, lane: int, job: _Job, world: World, chat: Chat, settings: Settings):
         self.job = job
-        self.trouble = _Trouble()
+        self.error = ""
         self._lane = lane
         self._world = world
         self._chat = chat
@@ -254,21 +260,21 @@ class _Seat:
         self._usable = True  # the last response
         self._request: Request | None = None
         self._episode: Episode | None = None  # none where the world could not even be reset
-        with self.trouble.at("reset", passing=(WorldError,)):
+        with self._at("reset"):
             self._episode = Episode.begin(world, job.seed, settings.split)
 
     def ask(self) -> Request | None:
         """What to write next; ``None`` where the episode is over."""
         episode = self._episode
-        if episode is None or episode.over or self.trouble.message:
+        if episode is None or episode.over or self.error:
             return None
         if len(self._turns) == self._settings.max_turns:
             episode.truncated = True
             return None
         text = ""
-        with self.trouble.at(f"step {len(episode.actions)}"):
+        with self._at(f"step {len(episode.actions)}"):
             text = describe_circumstances(self._world, episode.snapshots[-1], self._usable)
-        if self.trouble.message:
+        if self.error:
             return None
         prompt, pictures = self._conversation.observe(Observation(Picture.of(episode.frame), text))
         if int(prompt.image_of.max()) + 1 != len(pictures):
@@ -287,9 +293,9 @@ class _Seat:
         response, actions = (None, ()) if sampled.cut else read_turn(text, self._world, self._settings)
         before = len(self._episode.actions)
         for action in actions:
-            with self.trouble.at(f"step {len(self._episode.actions)}, {self._world.actions[action]}"):
+            with self._at(f"step {len(self._episode.actions)}, {self._world.actions[action]}"):
                 self._episode.step(action, self._settings.max_steps)
-            if self._episode.over or self.trouble.message:
+            if self._episode.over or self.error:
                 break
         turn = Turn(
             self._request.prompt,
@@ -314,7 +320,15 @@ class _Seat:
             trajectory = Trajectory(self._world.id, self._settings.split, self.job.seed, name, (), (), ())
         else:
             trajectory = self._episode.trajectory(name, versions)
-        return Rollout(trajectory, self.job.group, tuple(self._turns), self.trouble.message)
+        return Rollout(trajectory, self.job.group, tuple(self._turns), self.error)
+
+    @contextmanager
+    def _at(self, place: str) -> Iterator[None]:
+        """What is done at a place of the episode; where the world fails there, that is noted."""
+        try:
+            yield
+        except WorldFailure as failure:
+            self.error = f"{place}: {failure}"
 
     def _fits(self, prompt: int) -> bool:
         needed = prompt + self._settings.sampling.max_tokens
@@ -327,32 +341,3 @@ class _Seat:
 
     def _where(self) -> str:
         return f"{self._world.id}, seed {self.job.seed}, turn {len(self._turns)}"
-
-
-class _Trouble:
-    """Takes every error that a world raises, and notes the first one.
-
-    Worlds are other people's code, whose errors nobody can list; one of them must not end a run of days. Nothing else
-    is called under this guard.
-
-    Attributes:
-        message: where it was and what; "" while there was none.
-    """
-
-    def __init__(self) -> None:
-        self.message = ""
-        self._place = ""
-        self._passing: tuple[type[Exception], ...] = ()
-
-    def at(self, place: str, passing: tuple[type[Exception], ...] = ()) -> _Trouble:
-        """The guard for what is done at a place; ``passing`` errors are no trouble of the world's."""
-        self._place, self._passing = place, passing
-        return self
-
-    def __enter__(self) -> None: ...
-
-    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, _: TracebackType | None) -> bool:
-        if not isinstance(error, Exception) or isinstance(error, self._passing):
-            return False
-        self.message = f"{self._place}: {type(error).__name__}: {error}"
-        return True

@@ -284,8 +284,8 @@ class Engine:
                 parts of all batches of all processes.
 
         Returns:
-            The global gradient norm before clipping. Where it is no number, nothing is changed with ZeRO 0; with the
-            other stages it is known only when it is too late.
+            The global gradient norm before clipping. Where it is not finite, nothing is changed, the learning rate's
+            schedule included: DeepSpeed does so under ZeRO, and here stage 0 does.
         """
         phase = self.stopwatch.phase
         norm = 0.0

@@ -6,6 +6,7 @@ are dealt out to the processes, and each has its seeds. Knows nothing about loss
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -33,6 +34,7 @@ from vagen.rollout.rollouts import rollout, settings_of
 from vagen.rollout.sampling import Sampling
 from vagen.rollout.turns import Rollout, Turn
 from vagen.train.experience import Episode, reward_weights, rewarded
+from worlds import WorldError
 
 COLLECTED = "collected"  # the folder of a run's collected episodes
 SHARD = 500
@@ -93,6 +95,26 @@ def in_numbers(episode: Episode) -> Played:
         truncated=played.trajectory.truncated,
         error=played.error,
     )
+
+
+def sound_ones(played: Sequence[Played], step: int, announce: bool) -> list[Played]:
+    """The episodes of a step that no world broke off by an error of its own.
+
+    Args:
+        announce: say how many others there are, and what was wrong with the first.
+
+    Raises:
+        WorldError: there is no sound one.
+    """
+    broken = [one for one in played if one.error]
+    if broken:
+        first = f"the first of world {broken[0].world} at {broken[0].error}"
+        if len(broken) == len(played):
+            raise WorldError(f"step {step}: every episode was broken off by an error of its world, {first}")
+        if announce:
+            said = f"{len(broken)} of {len(played)} episodes were broken off by errors of their worlds, {first}"
+            print(f"vagen: step {step}: {said}", file=sys.stderr, flush=True)
+    return [one for one in played if not one.error]
 
 
 # ---------------------------------------------------------------------------------------------------------- collecting
@@ -244,21 +266,31 @@ def play_clozes(
 
 
 def successes(chat: Chat, rl: Rl, rank: int, ranks: int) -> list[tuple[int, int]]:
-    """Successes and episodes of this process's share of the validation episodes, in each world."""
+    """Successes and episodes of this process's share of the validation episodes, in each world.
+
+    Episodes that a world broke off by an error of its own are not counted.
+    """
     settings, engine = rl.evaluation, CachedEngine(chat, rl.rollouts.batch)
     found = []
     for world in rl.rollouts.worlds:
         seeds = episode_seeds(settings.seed, world, f"rl-{settings.split}", settings.episodes)[rank::ranks]
         how = settings_of(chat, rl.rollouts, settings.split, settings.temperature)
         played = rollout(engine, world, seeds, range(len(seeds)), how)
-        found.append((sum(one.trajectory.success for one in played), len(seeds)))
+        won = [one.trajectory.success for one in played if not one.error]
+        found.append((sum(won), len(won)))
     return found
 
 
 def success_metrics(worlds: Sequence[str], counts: Sequence[tuple[int, int]]) -> dict[str, float]:
-    """Success of each world with its 95 % interval, and the mean over worlds."""
+    """Success of each world with its 95 % interval, and the mean over worlds.
+
+    Raises:
+        WorldError: a world broke off every episode by an error of its own.
+    """
     values: dict[str, float] = {}
     for world, (right, total) in zip(worlds, counts, strict=True):
+        if not total:
+            raise WorldError(f"every validation episode of world {world} was broken off by an error of its own")
         interval = wilson(right, total)
         values |= {
             f"eval/{world}/success": interval.value,

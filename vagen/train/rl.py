@@ -54,6 +54,7 @@ from vagen.train.experience import (
     response_batch,
     targets,
 )
+from vagen.train.knowledge import Knowledge
 from vagen.train.metrics import Metrics
 from vagen.train.optimizer import ParameterGroup
 from vagen.train.playing import (
@@ -63,6 +64,7 @@ from vagen.train.playing import (
     in_numbers,
     play_clozes,
     play_worlds,
+    sound_ones,
     success_metrics,
     successes,
 )
@@ -165,9 +167,10 @@ def train(config: Config, start: Start = "new") -> Outcome:
         learner.collect()
         saved, stopped, ended, interval = done, None, False, Interval()
         for step in range(done + 1, total + 1):
-            began = time.perf_counter()
+            began, spent = time.perf_counter(), time.process_time()
             values, state = learner.step(step - 1, state)
             values["seconds_per_step"] = time.perf_counter() - began
+            values["processor_seconds"] = time.process_time() - spent  # whoever else uses the machine
             interval.add(values)
             if metrics:
                 metrics.advance(values.get("loss", math.nan))
@@ -252,6 +255,7 @@ class Learner:
         self._nothing = self._empty_batch()
         self._pool: Pool | None = None
         self._batcher: Batcher | None = None
+        self._knowledge = Knowledge(self.chat, rl.rollouts.strategy, rl.diagnostics.turns)
 
     # ------------------------------------------------------------------------------------------------------ warming up
 
@@ -318,7 +322,7 @@ class Learner:
             key=lambda one: one.number,
         )
         values |= rollout_metrics(played, self.rl.rollouts.members)
-        kept, chosen = choose_groups([one for one in played if not one.error], self.rl)
+        kept, chosen = choose_groups(sound_ones(played, step, announce=self.rank == 0), self.rl)
         values |= chosen
         try:
             state = replace(state, empty=filters.count_empty(state.empty, len(kept)))
@@ -327,7 +331,7 @@ class Learner:
         if not kept:
             return values, state
         if self.rl.diagnostics.every and step % self.rl.diagnostics.every == 0:
-            values |= self._collapse(episodes)
+            values |= self._diagnose(episodes)
         own = [episode for episode in episodes if episode.group in kept and not episode.rollout.error]
         chunks = chunks_of(kept, self.rl.policy.minibatches)
         values, state = self._update(step, own, chunks, episodes, values, state)
@@ -355,7 +359,8 @@ class Learner:
         everyone = sorted((one for part in self.engine.gather(numbers) for one in part), key=lambda one: one.number)
         values |= gap_metrics(everyone)
         if not all(np.isfinite(one.old).all() and np.isfinite(one.values).all() for one in everyone):
-            return values, self._diverged(step, "probabilities or values before the update", everyone, state)
+            skipped = self._diverged(step, "probabilities or values before the update", everyone, state)
+            return values | {"skipped": 1.0}, skipped
         wanted = targets(everyone, self.rl, chunks)
         lengths = {one.number: one.lengths for one in everyone}
         of_number = {one.number: one for one in everyone}
@@ -378,9 +383,7 @@ class Learner:
                     [part.batch for part in parts], partial(self._loss, parts, tokens, sums, learning)
                 )
                 if not math.isfinite(norm):
-                    if self.engine.zero_stage:
-                        state = replace(state, skipped=self.rl.guard.most)  # it has been taken: there is no way back
-                    return values, self._diverged(step, "a gradient", everyone, state)
+                    return values | {"skipped": 1.0}, self._diverged(step, "a gradient", everyone, state)
                 if first:
                     gap = largest_of(self.engine, sums.first_gap)
                     values["ratio/first_gap"] = gap
@@ -394,7 +397,8 @@ class Learner:
             found = sums.over_all(self.engine)
             if self.rl.policy.target_kl is not None and found.get("kl/update", 0.0) > self.rl.policy.target_kl:
                 break
-        return values | found | {"lr": self.engine.lr, "epochs": float(epoch + 1)}, replace(state, skipped=0)
+        values |= found | {"lr": self.engine.lr, "epochs": float(epoch + 1), "skipped": 0.0}
+        return values, replace(state, skipped=0)
 
     def _planned(self, episodes: list[Episode]) -> list[Micro]:
         """This process's part of an optimizer step; as many micro-batches as every other process has."""
@@ -527,7 +531,7 @@ class Learner:
             away = (own.weights * losses.kl(said.log_probs, own.reference, divergence.kind)).sum()
             sums.add("loss/divergence", float(away.detach()))
             loss = loss + divergence.weight * away
-        sums.policy(said, own, bounds)
+        sums.policy(said, own, bounds, referenced=bool(divergence.weight))
         return loss
 
     # ------------------------------------------------------------------------------------------------------- measuring
@@ -546,11 +550,14 @@ class Learner:
         values = success_metrics(self.rl.rollouts.worlds, [(right, total) for right, total in counts])
         return values | {"eval/seconds": time.perf_counter() - began}
 
-    def _collapse(self, episodes: list[Episode]) -> dict[str, float]:
-        """Whether reasoning still depends on what was seen, by the first process's episodes."""
+    def _diagnose(self, episodes: list[Episode]) -> dict[str, float]:
+        """Whether reasoning still depends on what was seen, and states are known, by the first process's episodes."""
+        own: dict[str, float] = {}
         with self.engine.gathered():
-            turns = [turn for episode in episodes for turn in episode.rollout.turns]
-            own = measure_collapse(self.chat, turns, self.rl.diagnostics.turns) if self.rank == 0 else {}
+            if self.rank == 0:
+                played = [episode.rollout for episode in episodes]
+                turns = [turn for rollout in played for turn in rollout.turns]
+                own = measure_collapse(self.chat, turns, self.rl.diagnostics.turns) | self._knowledge.measure(played)
         return self.engine.gather(own)[0]
 
     def _diverged(self, step: int, what: str, everyone: Sequence[Measured], state: State) -> State:

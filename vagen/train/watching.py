@@ -83,8 +83,8 @@ class Sums:
     def add(self, name: str, value: float) -> None:
         self._sums[name] = self._sums.get(name, 0.0) + value
 
-    def policy(self, said: Outputs, own: Tokens, bounds: tuple[float, float, float | None]) -> None:
-        """Note how far a part's policy has moved from before the update."""
+    def policy(self, said: Outputs, own: Tokens, bounds: tuple[float, float, float | None], referenced: bool) -> None:
+        """Note how far a part's policy has moved from before the update, and from the reference where there is one."""
         new, count = said.log_probs.detach(), len(said.log_probs)
         everywhere = torch.ones_like(new)
         moved = log_prob_gap(new, own.old, everywhere)
@@ -97,10 +97,11 @@ class Sums:
             "clip/high": clipped.high,
             "clip/low": clipped.low,
             "clip/dual": clipped.dual,
-            "kl/reference": float(losses.kl(new, own.reference, "k3").mean()),
             "advantage/size": float(own.advantages.abs().mean()),
             "values/error": float(errors.mean()),
         }
+        if referenced:
+            means["kl/reference"] = float(losses.kl(new, own.reference, "k3").mean())
         for name, value in means.items():
             self._means[name] = self._means.get(name, 0.0) + value * count
         self._tokens += count

@@ -5,7 +5,7 @@ from __future__ import annotations
 import io
 import re
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 from xml.etree import ElementTree
 
@@ -41,13 +41,14 @@ CHART_STYLE: dict[Any, Any] = {
 
 @dataclass(frozen=True)
 class Curve:
-    """One line: its (x, y) points, how it is drawn, and the number that stands beside its name."""
+    """One line: its (x, y) points, how it is drawn, the number beside its name, and (x, low, high) of an interval."""
 
     name: str
     points: list[tuple[float, float]]
     colour: int
     dash: tuple[float, ...]
     figure: str
+    band: list[tuple[float, float, float]] = field(default_factory=list)
 
 
 @dataclass(frozen=True)
@@ -82,6 +83,9 @@ def chart(id: str, label: str, curves: Sequence[Curve], arrange: Callable[[Axes]
             style = (0, curve.dash) if curve.dash else "-"
             marker = "o" if markers or len(curve.points) == 1 else None
             colour = f"#0400{curve.colour:02x}"
+            if curve.band:
+                x, low, high = zip(*curve.band, strict=True)
+                axes.fill_between(x, low, high, color=colour, alpha=0.16, lw=0)
             axes.plot(*zip(*curve.points, strict=True), color=colour, ls=style, lw=1.6, marker=marker, ms=3.5)
         arrange(axes)
         axes.grid(axis="x", visible=False)

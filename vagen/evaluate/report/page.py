@@ -11,10 +11,12 @@ import jinja2
 
 import vagen
 from vagen.evaluate.report.agents import AgentsView, agents_view
+from vagen.evaluate.report.alarms import Alarm, alarms
 from vagen.evaluate.report.card import CardView, SeedsView, card_view, seeds_view
 from vagen.evaluate.report.charts import Panel
 from vagen.evaluate.report.curves import loss_panels
 from vagen.evaluate.report.inputs import AGENTS, CARD, MADE_BY, Results, read_results
+from vagen.evaluate.report.reinforcement import reinforced, reinforcement_panels
 from vagen.evaluate.report.samples import WorldSamples, sample_views
 from vagen.evaluate.report.stats import Stat, headline_stats
 from vagen.evaluate.report.sweeps import calibration_panels, horizon_panels
@@ -57,6 +59,8 @@ class Page:
     horizons: list[Panel]
     calibration: list[Panel]
     panels: list[Panel]
+    reinforcement: list[Panel]
+    alarms: list[Alarm]
     samples: list[WorldSamples]
     agents: AgentsView | None
     facts: list[tuple[str, str]]
@@ -77,7 +81,9 @@ def _page(run: Path) -> Page:
         seeds=seeds_view(card, config, results.seeds) if results.seeds else None,
         horizons=horizon_panels(card.rows) if card else [],
         calibration=calibration_panels(card.rows) if card else [],
-        panels=loss_panels(results.metrics),
+        panels=loss_panels([record for record in results.metrics if "success" not in record]),
+        reinforcement=reinforcement_panels(results.metrics),
+        alarms=alarms(results.metrics) if reinforced(results.metrics) else [],
         samples=sample_views(card.rows, run / CARD) if card else [],
         agents=agents_view(results.agents, run / AGENTS) if results.agents else None,
         facts=_facts(results),

@@ -28,6 +28,7 @@ def headline_stats(results: Results) -> list[Stat]:
         stats += _card_stats(results.card)
     if results.agents:
         stats.append(_success_stat(results.agents))
+    stats += _validation_stats(results.metrics)
     stats += _training_stats(results.metrics)
     if results.card and results.card.parameters:
         stats.append(Stat("Parameters", brief(results.card.parameters), f"{results.card.parameters:,}"))
@@ -56,6 +57,16 @@ def _success_stat(agents: Agents) -> Stat:
     means = {name: fmean(r.success for r in agents.rows if r.agent == name) for name in agent_names(agents)}
     others = ", ".join(f"{name} {percent(mean)}" for name, mean in means.items() if name != acting)
     return Stat("Task success", f"{percent(means[acting])} %", others or acting)
+
+
+def _validation_stats(metrics: Sequence[Record]) -> list[Stat]:
+    """The best success in validation while training, and the last."""
+    measured = [record for record in metrics if "eval/success" in record]
+    if not measured:
+        return []
+    best = max(measured, key=lambda record: record["eval/success"])
+    note = f"step {best['step']:,.0f}; at the end {percent(measured[-1]['eval/success'])}"
+    return [Stat("Best validation success", f"{percent(best['eval/success'])} %", note)]
 
 
 def _training_stats(metrics: Sequence[Record]) -> list[Stat]:
