@@ -395,4 +395,4 @@ def test_child_processes_do_not_spin(monkeypatch):
 )
 def test_names_from_registries_are_told_with_their_key(key, names):
     meaning = next(known.meaning for known in described() if known.name == key)
-    assert [name for name in names if name not in meaning.replace(",", "").split()] == []
+    assert [name for name in names if name not in re.split(r"[\s,;]+", meaning)] == []

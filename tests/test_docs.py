@@ -1,5 +1,6 @@
 """The documentation's commands exist, its example world works, and its links lead somewhere."""
 
+import json
 import re
 import shlex
 import subprocess
@@ -62,3 +63,17 @@ def test_the_example_world_passes_every_check(tmp_path):
     done = subprocess.run([sys.executable, "-c", code], env=environment, capture_output=True, text=True)
     assert done.returncode == 0, done.stderr[-3000:]
     assert len((examples / "maze.py").read_text().splitlines()) < 50
+
+
+def test_the_card_of_seven_gridworlds_is_the_one_described():
+    """The table of the page says what the report card beside it says."""
+    card = json.loads((ROOT / "data" / "cards" / "gridworlds" / "report_card.json").read_text(encoding="utf-8"))
+    found: dict[str, list[str]] = {}
+    for row in card["rows"]:
+        floor = max(value for value in row["floors"].values() if value is not None)
+        above = row["ci_low"] > max(interval[1] for interval in row["floor_intervals"].values() if interval)
+        figure = f"{row['accuracy']:.2f}"
+        found.setdefault(row["cloze"], []).append(f"{f'**{figure}**' if above else figure} ({floor:.2f})")
+    page = (ROOT / "docs" / "gridworlds.md").read_text(encoding="utf-8")
+    for cloze, cells in found.items():
+        assert f"| {cloze} | {' | '.join(cells)} |" in page, f"the row of {cloze} differs"

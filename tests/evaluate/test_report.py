@@ -12,6 +12,7 @@ from pydantic import TypeAdapter
 
 import worlds
 from vagen.evaluate.report import ReportError, write_report
+from vagen.evaluate.report.curves import loss_panels
 from vagen.evaluate.report.inputs import Row
 from vagen.evaluate.report.samples import compare
 from vagen.evaluate.report.sweeps import calibration_panels, horizon_panels
@@ -278,10 +279,16 @@ def test_calibration_is_drawn_where_the_card_has_it(tmp_path):
     page = report(tmp_path)
     check(page)
     assert '<section id="calibration"' in page
-    assert "ECE 12.3 %" in page
+    assert "12.3 %" in page
     assert re.search(r"right answer is yes</dt><dd>50.0<", page)
     write(tmp_path, card=CARD)
     assert '<section id="calibration"' not in report(tmp_path)
+
+
+def test_worlds_whose_names_have_parts_have_their_own_curves():
+    names = ("minigrid/Fetch-5x5-N2-v0", "minigrid/Empty-5x5-v0/partial", "sokoban-6x6")
+    metrics = [{"step": 1, "loss": 1.0, **{f"loss/{name}/o0 a0 -> s1": 0.5 for name in names}}]
+    assert [panel.title for panel in loss_panels(metrics)] == ["All worlds", *names]
 
 
 def test_the_same_run_gives_the_same_bytes(run):

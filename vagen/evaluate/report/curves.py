@@ -16,7 +16,7 @@ def loss_panels(metrics: Sequence[Record]) -> list[Panel]:
     """The total loss, then one panel per world; a cloze looks the same in all of them."""
     total = _points(metrics, "loss")
     keys = list(dict.fromkeys(key for record in metrics for key in record if key.count("/") >= 2))
-    cells = [tuple(key.split("/", 2)[1:]) for key in keys if key.startswith("loss/")]
+    cells = [tuple(key.removeprefix("loss/").rsplit("/", 1)) for key in keys if key.startswith("loss/")]
     clozes = list(dict.fromkeys(cloze for _, cloze in cells))
     panels = {"All worlds": [_curve("total loss", total, (len(clozes) % SERIES_COLOURS, ()))]} if total else {}
     for world, cloze in cells:
@@ -36,7 +36,7 @@ def _points(metrics: Sequence[Record], key: str) -> list[tuple[float, float]]:
 
 
 def _curve(name: str, points: list[tuple[float, float]], drawn: tuple[int, tuple[float, ...]]) -> Curve:
-    return Curve(name, points, *drawn, figure=f"{points[-1][1]:.3g}")
+    return Curve(name, points, *drawn, figure=f"{points[-1][1]:.2g}")
 
 
 def _chart(id: str, title: str, curves: Sequence[Curve], losses: tuple[float, float]) -> str:

@@ -48,7 +48,7 @@ def calibration_panels(rows: Sequence[Row]) -> list[Panel]:
                 row.cloze,
                 [(b.confidence, b.accuracy) for b in row.calibration.bins],
                 clozes.index(row.cloze),
-                f"ECE {percent(row.calibration.ece)} %",
+                f"{percent(row.calibration.ece)} %",
             )
             for row in own
             if row.calibration
