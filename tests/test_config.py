@@ -1,5 +1,6 @@
 """Configuration: every key is known, every value fits, and what is refused says what to do."""
 
+import re
 from pathlib import Path
 
 import pytest
