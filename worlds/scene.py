@@ -384,7 +384,7 @@ class Solid:
 
 def solids(room: Room) -> list[Solid]:
     """Everything there is to draw."""
-    found = list(_shell(room.width, room.depth, room.walls, room.floor, room.ceiling))
+    found = list(_shell(room.width, room.depth, room.walls, room.fixtures, room.floor, room.ceiling))
     for number, item in enumerate(room.items):
         turn = _turn(math.radians(item.yaw))
         built = parts(item.kind)
@@ -415,12 +415,15 @@ _THICK = 0.1
 _GLOW = 0.25  # walls, floor and ceiling are bright wherever the lamps shine
 _WOOD, _FRAME, _GLASS, _BRASS = (0.50, 0.34, 0.20), (0.96, 0.96, 0.94), (0.60, 0.83, 0.97), (0.93, 0.76, 0.26)
 _DARK_WOOD, _SEA, _LAND, _SUN = (0.25, 0.18, 0.12), (0.25, 0.45, 0.55), (0.35, 0.55, 0.25), (0.98, 0.85, 0.35)
+_SLATE, _IRON = (0.12, 0.20, 0.17), (0.55, 0.55, 0.54)
 Corner = Sequence[float]
 
 
 @lru_cache(maxsize=64)
-def _shell(width: float, depth: float, walls: tuple[str, ...], floor: str, ceiling: str) -> tuple[Solid, ...]:
-    """Floor, ceiling and walls: one with a window, one with a door, one with a picture, one with shelves."""
+def _shell(
+    width: float, depth: float, walls: tuple[str, ...], fixtures: tuple[str, ...], floor: str, ceiling: str
+) -> tuple[Solid, ...]:
+    """Floor, ceiling and walls with what is on them."""
     found: list[Solid] = []
 
     def add(low: Corner, high: Corner, colour: Colour) -> None:
@@ -432,14 +435,14 @@ def _shell(width: float, depth: float, walls: tuple[str, ...], floor: str, ceili
         for row in range(column % 2, math.ceil(depth), 2):
             low = (column - width / 2, row - depth / 2, 0)
             add(low, (min(low[0] + 1, width / 2), min(low[1] + 1, depth / 2), 0.001), _darker(FLOORS[floor], 0.88))
-    for side, colour in enumerate(walls):
+    for side, (colour, fixture) in enumerate(zip(walls, fixtures, strict=True)):
         away, length = ((width, depth), (depth, width))[side % 2]
-        found.extend(_wall(side, away, length, WALL_COLOURS[colour]))
+        found.extend(_wall(side, away, length, WALL_COLOURS[colour], fixture))
     return tuple(found)
 
 
-def _wall(side: int, away: float, length: float, colour: Colour) -> Iterator[Solid]:
-    """A wall and what hangs on it, built as the east wall of a room ``away`` wide and turned."""
+def _wall(side: int, away: float, length: float, colour: Colour, fixture: str) -> Iterator[Solid]:
+    """A wall and what is on it, built as the east wall of a room ``away`` wide and turned."""
     turn = _turn(math.pi / 2 * side)
 
     def block(low: Corner, high: Corner, colour: Colour) -> Solid:
@@ -449,22 +452,32 @@ def _wall(side: int, away: float, length: float, colour: Colour) -> Iterator[Sol
 
     yield block((0, -length / 2, 0), (-_THICK, length / 2, WALL_HEIGHT), colour)
     yield block((0, -length / 2, 0), (0.02, length / 2, 0.12), _darker(colour, 0.6))
-    match SIDES[side]:
-        case "east":  # a window
+    match fixture:
+        case "window":
             yield block((0, -0.65, 1.2), (0.03, 0.65, 2.2), _FRAME)
             for left in (-0.58, 0.04):
                 for low in (1.27, 1.74):
                     yield block((0, left, low), (0.04, left + 0.54, low + 0.40), _GLASS)
-        case "north":  # a door
+        case "door":
             yield block((0, -0.50, 0), (0.03, 0.50, 2.1), _FRAME)
             yield block((0, -0.42, 0), (0.04, 0.42, 2.02), _WOOD)
             yield block((0, 0.28, 0.98), (0.09, 0.36, 1.06), _BRASS)
-        case "west":  # a picture
+        case "picture":
             yield block((0, -0.55, 1.3), (0.04, 0.55, 2.1), _DARK_WOOD)
             yield block((0, -0.47, 1.38), (0.05, 0.47, 2.02), _SEA)
             yield block((0, -0.47, 1.38), (0.055, 0.47, 1.62), _LAND)
             yield block((0, 0.12, 1.78), (0.055, 0.30, 1.95), _SUN)
-        case _:  # two shelves
+        case "blackboard":
+            yield block((0, -0.80, 1.05), (0.04, 0.80, 2.0), _WOOD)
+            yield block((0, -0.74, 1.11), (0.05, 0.74, 1.94), _SLATE)
+            yield block((0, -0.45, 1.66), (0.055, 0.15, 1.70), _FRAME)
+            yield block((0, -0.45, 1.48), (0.055, 0.35, 1.52), _FRAME)
+        case "radiator":
+            yield block((0, -0.55, 0.20), (0.06, 0.55, 0.80), _IRON)
+            for rib in range(8):
+                along = -0.54 + 0.14 * rib
+                yield block((0, along, 0.16), (0.11, along + 0.09, 0.84), _FRAME)
+        case _:  # shelves
             for up in (1.35, 1.80):
                 yield block((0, -0.60, up), (0.18, 0.60, up + 0.05), _WOOD)
 
