@@ -3,10 +3,10 @@
     python scripts/naming_trial.py draw outputs/naming --seed 3
     python scripts/naming_trial.py score outputs/naming/answers.txt --seed 3
 
-``draw`` writes sheets of numbered pictures, each of one thing of a random colour in a room of random colours, turned at
-random (things that can be named from the front only, by up to 60 degrees), every kind equally often. Whoever looks at
-them writes ``NUMBER KIND`` on a line for each. There is no key to be read by accident: ``score`` draws the lots of the
-seed again.
+``draw`` writes sheets of numbered pictures, each of one thing of a random colour in a room of random colours, turned
+at random (what can be named from the front only, by up to 60 degrees), every kind equally often. Whoever looks at them
+writes ``NUMBER KIND`` on a line for each. There is no key to be read by accident: ``score`` draws the lots of the seed
+again.
 """
 
 from __future__ import annotations
