@@ -19,7 +19,7 @@ from pathlib import Path
 import numpy as np
 from PIL import Image, ImageDraw
 
-from worlds.rooms import CEILINGS, COLOURS, FLOORS, KINDS, WALL_COLOURS, Camera, Item, Room
+from worlds.rooms import CEILINGS, COLOURS, FIXTURES, FLOORS, KINDS, WALL_COLOURS, Camera, Item, Room
 from worlds.scene import SceneRenderer
 
 SIZE = 224  # pixels of a picture
@@ -65,9 +65,9 @@ def lots(seed: int, views: int, fov: float) -> Iterator[Lot]:
     for kind in generator.permutation(list(KINDS) * views).tolist():
         turn = 180.0 if KINDS[kind].all_round else FRONT
         item = Item(kind, _one_of(COLOURS, generator), 0, 0, yaw=float(generator.uniform(-turn, turn)))
-        first, second, third, fourth = generator.permutation(list(WALL_COLOURS))[:4].tolist()
-        walls = (first, second, third, fourth)
-        room = Room(5, 5, (item,), walls, _one_of(FLOORS, generator), _one_of(CEILINGS, generator))
+        walls, fixtures = (tuple(generator.permutation(list(words))[:4]) for words in (WALL_COLOURS, FIXTURES))
+        colours = dict(floor=_one_of(FLOORS, generator), ceiling=_one_of(CEILINGS, generator))
+        room = Room(5, 5, (item,), walls, fixtures, **colours)
         yield Lot(room, Camera(2.2, 0, yaw=180, height=1.35, pitch=-20, fov=fov))
 
 

@@ -609,12 +609,13 @@ def _sailboat() -> Iterator[Part]:
     yield _rod((0.04, 0, 0.20), (0.04, 0, 1.12), 0.035, "dark wood")
     cos, sin = math.cos(math.radians(30)), math.sin(math.radians(30))
     turn = np.array([[cos, -sin, 0], [sin, cos, 0], [0, 0, 1]])
-    for step in range(14):  # the sails, trimmed to one side so that they are wide from everywhere
+    jib = turn.T  # the sails, trimmed to both sides so that one of them is wide from everywhere
+    for step in range(14):
         share = (step + 0.5) / 14
         half = 0.17 * (1 - share)
         yield Part("box", (half, 0.01, 0.027), (0.03 - half * cos, -half * sin, 0.34 + 0.74 * share), turn, MAIN)
-        at = (0.06 + 0.75 * half * cos, 0.75 * half * sin, 0.34 + 0.62 * share)
-        yield Part("box", (0.75 * half, 0.01, 0.023), at, turn, "light")
+        at = (0.06 + 0.75 * half * cos, -0.75 * half * sin, 0.34 + 0.62 * share)
+        yield Part("box", (0.75 * half, 0.01, 0.023), at, jib, "light")
 
 
 def _rocket() -> Iterator[Part]:

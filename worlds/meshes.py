@@ -15,8 +15,8 @@ from numpy.typing import NDArray
 from worlds.furniture import Part, Shape
 
 _FINEST = 16  # faces around a large round shape; half as many from one pole of a ball to the other
-_COARSEST = 6  # around a thin one
-_PER_METRE = 60  # faces around a shape for each metre of its radius, between the two
+_COARSEST = 6  # around one without a radius
+_PER_METRE = 100  # more of them for each metre of radius
 
 
 @dataclass(frozen=True)
@@ -40,7 +40,7 @@ def mesh(parts: Sequence[Part]) -> Mesh:
 
 
 def _placed(part: Part) -> Mesh:
-    slices = int(np.clip(2 * round(_PER_METRE * max(part.size[:2]) / 2 + 2), _COARSEST, _FINEST))
+    slices = min(_COARSEST + 2 * round(_PER_METRE * max(part.size[:2]) / 2), _FINEST)
     unit = _unit(part.shape, slices)
     if part.shape == "capsule":
         points = part.size[0] * unit.points + part.size[2] * np.sign(unit.points[:, 2:]) * (0, 0, 1)
@@ -60,7 +60,7 @@ def _unit(shape: Shape, slices: int) -> Mesh:
     if shape == "cylinder":
         outlines = ((((1, -1), (1, 1)), (1, 0)), (((1, 1), (0, 1)), (0, 1)), (((0, -1), (1, -1)), (0, -1)))
         return _joined([_turned(np.array(outline), np.array([normal] * 2), slices) for outline, normal in outlines])
-    stacks = slices // 4 * 2
+    stacks = 2 * round(slices / 4)
     latitudes = np.linspace(-np.pi / 2, np.pi / 2, stacks + 1)
     if shape == "capsule":  # the middle ring twice, for the straight part between the halves
         latitudes = np.insert(latitudes, stacks // 2, -1e-9)
