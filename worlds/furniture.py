@@ -367,10 +367,12 @@ def _barrel() -> Iterator[Part]:
 
 
 def _mug() -> Iterator[Part]:
-    yield _disc(0.50, 0.58, (-0.08, 0, 0.29))
-    yield _disc(0.44, 0.02, (-0.08, 0, 0.575), "dark wood")
-    yield from _ring(0.51, 0.035, (-0.08, 0, 0.58), MAIN, (0, 0, 1))
-    points = [(0.15 + 0.19 * math.sin(a), 0, 0.30 - 0.17 * math.cos(a)) for a in np.linspace(0, math.pi, 8)]
+    yield _disc(0.74, 0.03, (0, 0, 0.015), SHADE)  # a saucer and a spoon, which are seen where the handle is not
+    yield _disc(0.46, 0.52, (-0.06, 0, 0.29))
+    yield _disc(0.40, 0.02, (-0.06, 0, 0.545), "dark wood")
+    yield from _ring(0.47, 0.035, (-0.06, 0, 0.55), MAIN, (0, 0, 1))
+    yield _rod((-0.08, 0.04, 0.50), (-0.20, 0.12, 0.70), 0.035, "steel")
+    points = [(0.15 + 0.18 * math.sin(a), 0, 0.30 - 0.16 * math.cos(a)) for a in np.linspace(0, math.pi, 8)]
     for start, end in pairwise(points):
         yield _rod(start, end, 0.08)
 

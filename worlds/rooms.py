@@ -67,7 +67,7 @@ KINDS: Mapping[str, Kind] = {
         Kind("ladder", 0.42, 1.17, True),
         Kind("lamp", 0.30, 1.25, False),
         Kind("mailbox", 0.35, 0.98, True),
-        Kind("mug", 0.38, 0.60, True),
+        Kind("mug", 0.37, 0.72, True),
         Kind("mushroom", 0.42, 0.77, False),
         Kind("piano", 0.42, 0.86, True, False),
         Kind("robot", 0.34, 1.05, True),
