@@ -38,7 +38,7 @@ from typing import Any, Literal
 
 import numpy as np
 from matplotlib.figure import Figure
-from numpy.typing import ArrayLike, NDArray
+from numpy.typing import NDArray
 from pydantic import TypeAdapter, ValidationError
 
 from vagen.cloze.grammar import ClozeError, named
@@ -249,7 +249,9 @@ def curve_of(run: Path, config: Config) -> tuple[Point, ...]:
 # ----------------------------------------------------------------------------------------------------------- comparing
 
 
-def success_at(curve: Sequence[Point], axis: Axis, where: ArrayLike) -> NDArray[np.float64]:
+def success_at(
+    curve: Sequence[Point], axis: Axis, where: Sequence[float] | NDArray[np.float64]
+) -> NDArray[np.float64]:
     """Success at places of an axis: linear between measurements, 0 before the first, level after the last."""
     places = [getattr(point, axis) for point in curve]
     return np.interp(where, places, [point.success for point in curve], left=0.0)

@@ -151,26 +151,31 @@ def _chair() -> Iterator[Part]:
 
 
 def _armchair() -> Iterator[Part]:
-    yield _box(0.52, 0.62, 0.32, (0.02, 0, 0.22), SHADE)
-    yield _box(0.46, 0.40, 0.14, (0.06, 0, 0.43))
-    yield _box(0.16, 0.62, 0.62, (-0.23, 0, 0.53))
-    for y in (-0.26, 0.26):
-        yield _box(0.48, 0.13, 0.46, (0.02, y, 0.33))
-        yield _rod((-0.16, y, 0.56), (0.22, y, 0.56), 0.14)
-    yield _rod((-0.23, -0.24, 0.80), (-0.23, 0.24, 0.80), 0.14)
+    yield _box(0.48, 0.44, 0.28, (0.04, 0, 0.20), SHADE)
+    yield _box(0.44, 0.40, 0.12, (0.07, 0, 0.38))
+    yield _box(0.14, 0.42, 0.58, (-0.22, 0, 0.45), tilt=-8)
+    yield _rod((-0.26, -0.15, 0.76), (-0.26, 0.15, 0.76), 0.15)
+    for y in (-0.28, 0.28):  # arms that stand out behind the back, with round ends, so that it shows what this is
+        yield _box(0.54, 0.12, 0.42, (0.01, y, 0.29))
+        yield _disc(0.19, 0.56, (0.01, y, 0.51), MAIN, (1, 0, 0))
+        for x in (-0.28, 0.30):
+            yield _disc(0.13, 0.02, (x, y, 0.51), SHADE, (1, 0, 0))
     yield from _legs(0.22, 0.26, 0.08, 0.05, "dark wood")
 
 
 def _sofa() -> Iterator[Part]:
-    yield _box(0.38, 0.72, 0.18, (0.02, 0, 0.16), SHADE)
-    for y in (-0.165, 0.165):
-        yield _box(0.32, 0.31, 0.10, (0.05, y, 0.29))
-        yield _box(0.10, 0.31, 0.24, (-0.11, y, 0.44))
-    yield _box(0.10, 0.74, 0.46, (-0.19, 0, 0.33))
-    for y in (-0.34, 0.34):
-        yield _box(0.38, 0.09, 0.32, (0.02, y, 0.23))
-        yield _rod((-0.13, y, 0.39), (0.16, y, 0.39), 0.10)
-    yield from _legs(0.14, 0.30, 0.08, 0.04, "dark wood")
+    yield _box(0.40, 0.64, 0.14, (0.02, 0, 0.14), SHADE)
+    for y in (-0.145, 0.145):
+        yield _box(0.34, 0.28, 0.08, (0.05, y, 0.25), SHADE)
+        yield _box(0.08, 0.28, 0.20, (-0.15, y, 0.32), tilt=-10)
+        yield _rod((-0.18, y - 0.095, 0.43), (-0.18, y + 0.095, 0.43), 0.10)  # seen from behind: two rolls
+        yield _box(0.06, 0.17, 0.17, (-0.06, 1.15 * y, 0.39), "light", tilt=-20)
+    for y in (-0.345, 0.345):
+        yield _box(0.44, 0.08, 0.26, (0.0, y, 0.20))
+        yield _disc(0.12, 0.46, (0.0, y, 0.35), MAIN, (1, 0, 0))
+        for x in (-0.235, 0.235):
+            yield _disc(0.08, 0.02, (x, y, 0.35), SHADE, (1, 0, 0))
+    yield from _legs(0.16, 0.32, 0.09, 0.04, "dark wood")
 
 
 def _stool() -> Iterator[Part]:
@@ -182,22 +187,28 @@ def _stool() -> Iterator[Part]:
 
 
 def _bed() -> Iterator[Part]:
-    yield _box(0.74, 0.40, 0.12, (0.0, 0, 0.18), "wood")
-    yield _box(0.70, 0.38, 0.12, (0.0, 0, 0.29), "light")
-    yield _box(0.48, 0.42, 0.10, (0.12, 0, 0.32))
-    yield _box(0.16, 0.30, 0.08, (-0.24, 0, 0.38), "light")
-    yield _box(0.05, 0.42, 0.58, (-0.37, 0, 0.29), "wood")
-    yield _box(0.05, 0.42, 0.38, (0.37, 0, 0.19), "wood")
+    yield _box(0.74, 0.48, 0.10, (0.0, 0, 0.17), "wood")
+    yield _box(0.70, 0.46, 0.12, (0.0, 0, 0.27), "light")
+    yield _box(0.46, 0.50, 0.12, (0.12, 0, 0.285))
+    for y in (-0.115, 0.115):
+        yield _box(0.16, 0.20, 0.08, (-0.24, y, 0.37), "light")
+    for x, height in ((-0.37, 0.54), (0.37, 0.36)):  # posts and rails, through which the bed is seen from behind
+        for y in (-0.23, 0.23):
+            yield _box(0.05, 0.05, height, (x, y, height / 2), "wood")
+            yield _ball(0.07, 0.07, 0.07, (x, y, height + 0.02), "wood")
+        yield _box(0.04, 0.48, 0.05, (x, 0, height - 0.05), "wood")
+        yield _box(0.04, 0.48, 0.08, (x, 0, 0.18), "wood")
 
 
 def _toilet() -> Iterator[Part]:
-    yield _box(0.18, 0.42, 0.42, (-0.24, 0, 0.60))
-    yield _box(0.20, 0.44, 0.04, (-0.24, 0, 0.83), SHADE)
-    yield _disc(0.05, 0.04, (-0.14, 0.12, 0.74), "steel", (1, 0, 0))
-    yield from _cone(0.26, 0.30, 0.0, 0.26, steps=4)
-    yield _ball(0.56, 0.40, 0.30, (0.07, 0, 0.32))
-    yield _ball(0.54, 0.40, 0.06, (0.07, 0, 0.43), SHADE)
-    yield _ball(0.36, 0.24, 0.06, (0.09, 0, 0.445), "water")
+    yield _box(0.16, 0.36, 0.38, (-0.26, 0, 0.62))
+    yield _box(0.19, 0.39, 0.04, (-0.26, 0, 0.83), SHADE)
+    yield _disc(0.05, 0.04, (-0.17, 0.10, 0.74), "steel", (1, 0, 0))
+    yield from _cone(0.24, 0.30, 0.0, 0.26, steps=4)
+    yield _box(0.20, 0.16, 0.40, (-0.20, 0, 0.22))
+    yield _ball(0.60, 0.50, 0.30, (0.05, 0, 0.32))  # wider than the cistern: seen from behind, too
+    yield _ball(0.58, 0.50, 0.06, (0.05, 0, 0.43), SHADE)
+    yield _ball(0.38, 0.30, 0.06, (0.08, 0, 0.445), "water")
 
 
 # --------------------------------------------------------------------------------------------- tables and cupboards
@@ -356,10 +367,12 @@ def _barrel() -> Iterator[Part]:
 
 
 def _mug() -> Iterator[Part]:
-    yield _disc(0.50, 0.58, (-0.08, 0, 0.29))
-    yield _disc(0.44, 0.02, (-0.08, 0, 0.575), "dark wood")
-    yield from _ring(0.51, 0.035, (-0.08, 0, 0.58), MAIN, (0, 0, 1))
-    points = [(0.15 + 0.19 * math.sin(a), 0, 0.30 - 0.17 * math.cos(a)) for a in np.linspace(0, math.pi, 8)]
+    yield _disc(0.74, 0.03, (0, 0, 0.015), SHADE)  # a saucer and a spoon, which are seen where the handle is not
+    yield _disc(0.46, 0.52, (-0.06, 0, 0.29))
+    yield _disc(0.40, 0.02, (-0.06, 0, 0.545), "dark wood")
+    yield from _ring(0.47, 0.035, (-0.06, 0, 0.55), MAIN, (0, 0, 1))
+    yield _rod((-0.08, 0.04, 0.50), (-0.20, 0.12, 0.70), 0.035, "steel")
+    points = [(0.15 + 0.18 * math.sin(a), 0, 0.30 - 0.16 * math.cos(a)) for a in np.linspace(0, math.pi, 8)]
     for start, end in pairwise(points):
         yield _rod(start, end, 0.08)
 
@@ -429,20 +442,23 @@ def _cone_parts() -> Iterator[Part]:
 
 
 def _tent() -> Iterator[Part]:
-    slope = math.atan2(0.72, 0.38)
-    cos, sin = math.cos(slope), math.sin(slope)
-    for side in (-1, 1):  # the roof
-        turn = np.array([[side, 0, 0], [0, -side * cos, -side * sin], [0, sin, -cos]])
-        yield Part("box", (0.33, 0.407, 0.012), (-0.02, 0.19 * side, 0.36), turn, MAIN)
-    steps = 18
-    for step in range(steps):  # the front, with its opening, and the back
-        share = (step + 0.5) / steps
-        for x in (0.26, -0.30):
-            yield _box(0.02, 0.74 * (1 - share), 0.72 / steps, (x, 0, 0.72 * share), SHADE)
-        if share < 0.75:
-            yield _box(0.02, 0.34 * (1 - share / 0.75) + 0.01, 0.72 / steps, (0.275, 0, 0.72 * share), "dark")
-    for x in (0.30, -0.34):
-        yield _rod((x, 0, 0.02), (x, 0, 0.76), 0.025, "wood")
+    height, steps = 0.58, 14
+    bottom, ridge = (0.30, 0.28), 0.16  # half the length and half the width on the floor; half the length of the ridge
+    for away in (-1, 1):
+        side = _along((0, -away * bottom[1], height))
+        end = _along((away * (ridge - bottom[0]), 0, height))
+        up = [math.hypot(lean, height) / steps / 2 for lean in (bottom[1], bottom[0] - ridge)]
+        for step in range(steps):
+            share = (step + 0.5) / steps
+            length, width, z = bottom[0] + (ridge - bottom[0]) * share, bottom[1] * (1 - share), height * share
+            yield Part("box", (0.008, length, up[0]), (0, away * width, z), side, MAIN)
+            yield Part("box", (width, 0.008, up[1]), (away * length, 0, z), end, SHADE)
+            if away > 0 and share < 0.75:  # the opening
+                yield Part("box", (0.14 * (1 - share / 0.75), 0.008, up[1]), (length + 0.012, 0, z), end, "dark")
+        yield _rod((ridge * away, 0, height - 0.03), (ridge * away, 0, height + 0.03), 0.03, "wood")
+        for y in (-0.18, 0.18):  # ropes and pegs
+            yield _rod((ridge * away, 0, height), (0.37 * away, y, 0.02), 0.016, "light")
+            yield _disc(0.03, 0.05, (0.37 * away, y, 0.025), "wood")
 
 
 def _gift() -> Iterator[Part]:
@@ -525,14 +541,17 @@ def _dog() -> Iterator[Part]:
 
 
 def _duck() -> Iterator[Part]:
-    yield _ball(0.66, 0.48, 0.42, (-0.02, 0, 0.22))
-    yield _ball(0.26, 0.22, 0.16, (-0.28, 0, 0.34), tilt=40)
-    yield _ball(0.34, 0.32, 0.34, (0.14, 0, 0.57))
-    yield _ball(0.20, 0.20, 0.06, (0.30, 0, 0.53), "beak")
+    yield _ball(0.64, 0.46, 0.40, (-0.02, 0, 0.24))
+    yield _ball(0.30, 0.28, 0.06, (-0.30, 0, 0.38), SHADE, tilt=45)  # the tail, up and spread
+    yield _rod((0.14, 0, 0.36), (0.16, 0, 0.52), 0.20)
+    yield _ball(0.32, 0.29, 0.30, (0.17, 0, 0.60))
+    yield _ball(0.24, 0.20, 0.05, (0.33, 0, 0.57), "beak")
+    yield _ball(0.22, 0.18, 0.04, (0.31, 0, 0.54), "beak")
     for y in (-1, 1):
-        yield _ball(0.34, 0.10, 0.20, (-0.06, 0.22 * y, 0.26), SHADE)
-        yield _ball(0.05, 0.05, 0.08, (0.27, 0.09 * y, 0.63), "light")
-        yield _ball(0.04, 0.04, 0.05, (0.29, 0.09 * y, 0.63), "dark")
+        yield _ball(0.36, 0.10, 0.20, (-0.08, 0.22 * y, 0.30), SHADE, tilt=20)
+        yield _ball(0.05, 0.05, 0.08, (0.29, 0.09 * y, 0.65), "light")
+        yield _ball(0.04, 0.04, 0.05, (0.31, 0.09 * y, 0.65), "dark")
+        yield _ball(0.26, 0.15, 0.05, (0.02, 0.16 * y, 0.025), "beak")
 
 
 def _teddy() -> Iterator[Part]:
@@ -592,12 +611,13 @@ def _sailboat() -> Iterator[Part]:
     yield _rod((0.04, 0, 0.20), (0.04, 0, 1.12), 0.035, "dark wood")
     cos, sin = math.cos(math.radians(30)), math.sin(math.radians(30))
     turn = np.array([[cos, -sin, 0], [sin, cos, 0], [0, 0, 1]])
-    for step in range(14):  # the sails, trimmed to one side so that they are wide from everywhere
+    jib = turn.T  # the sails, trimmed to both sides so that one of them is wide from everywhere
+    for step in range(14):
         share = (step + 0.5) / 14
         half = 0.17 * (1 - share)
         yield Part("box", (half, 0.01, 0.027), (0.03 - half * cos, -half * sin, 0.34 + 0.74 * share), turn, MAIN)
-        at = (0.06 + 0.75 * half * cos, 0.75 * half * sin, 0.34 + 0.62 * share)
-        yield Part("box", (0.75 * half, 0.01, 0.023), at, turn, "light")
+        at = (0.06 + 0.75 * half * cos, -0.75 * half * sin, 0.34 + 0.62 * share)
+        yield Part("box", (0.75 * half, 0.01, 0.023), at, jib, "light")
 
 
 def _rocket() -> Iterator[Part]:

@@ -8,7 +8,7 @@ floor: x points east, y north, z up. Knows nothing about how rooms are drawn (se
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass
 
 from worlds.core import WorldError
@@ -43,10 +43,10 @@ KINDS: Mapping[str, Kind] = {
     kind.name: kind
     for kind in (
         Kind("airplane", 0.42, 0.45, True),
-        Kind("armchair", 0.42, 0.84, True),
+        Kind("armchair", 0.42, 0.74, True),
         Kind("barrel", 0.34, 0.91, False),
         Kind("bathtub", 0.40, 0.50, False),
-        Kind("bed", 0.42, 0.55, True),
+        Kind("bed", 0.42, 0.54, True),
         Kind("bookcase", 0.42, 1.20, False),
         Kind("bucket", 0.29, 0.66, False),
         Kind("cake", 0.33, 0.61, False),
@@ -54,11 +54,11 @@ KINDS: Mapping[str, Kind] = {
         Kind("chair", 0.36, 0.99, True),
         Kind("clock", 0.30, 1.25, False),
         Kind("cone", 0.36, 0.85, False),
-        Kind("desk", 0.41, 0.72, True, False),
+        Kind("desk", 0.42, 0.72, True, False),
         Kind("dog", 0.42, 0.68, True),
         Kind("dresser", 0.42, 0.85, True, False),
         Kind("drum", 0.35, 0.60, False),
-        Kind("duck", 0.40, 0.74, True),
+        Kind("duck", 0.42, 0.70, True),
         Kind("fan", 0.33, 1.16, True),
         Kind("flower", 0.25, 0.94, True),
         Kind("fridge", 0.40, 1.25, True, False),
@@ -67,13 +67,13 @@ KINDS: Mapping[str, Kind] = {
         Kind("ladder", 0.42, 1.17, True),
         Kind("lamp", 0.30, 1.25, False),
         Kind("mailbox", 0.35, 0.98, True),
-        Kind("mug", 0.38, 0.60, True),
+        Kind("mug", 0.37, 0.72, True),
         Kind("mushroom", 0.42, 0.77, False),
         Kind("piano", 0.42, 0.86, True, False),
         Kind("robot", 0.34, 1.05, True),
         Kind("rocket", 0.33, 1.22, False),
         Kind("sailboat", 0.40, 1.14, True),
-        Kind("sofa", 0.42, 0.54, True),
+        Kind("sofa", 0.42, 0.44, True),
         Kind("stool", 0.27, 0.61, False),
         Kind("suitcase", 0.31, 0.80, True),
         Kind("table", 0.42, 0.62, False),
@@ -114,6 +114,7 @@ FLOORS: Mapping[str, Colour] = {
     "sand": (0.68, 0.63, 0.54),
 }
 CEILINGS: Mapping[str, Colour] = {"white": (0.93, 0.93, 0.92), "ivory": (0.92, 0.89, 0.80)}
+FIXTURES = ("window", "door", "picture", "shelves", "blackboard", "radiator")  # what can be on a wall
 
 
 @dataclass(frozen=True)
@@ -174,6 +175,7 @@ class Room:
         depth: from the south wall to the north wall.
         items: what stands in it, each wholly inside; that no two overlap is up to who builds the room.
         walls: colours of the walls, in the order of ``SIDES``; keys of ``WALL_COLOURS``.
+        fixtures: what is on each wall, in the same order; of ``FIXTURES``.
         floor: a key of ``FLOORS``.
         ceiling: a key of ``CEILINGS``.
     """
@@ -181,7 +183,8 @@ class Room:
     width: float
     depth: float
     items: tuple[Item, ...]
-    walls: tuple[str, str, str, str] = ("cream", "mint", "sky", "rose")
+    walls: tuple[str, ...] = ("cream", "mint", "sky", "rose")
+    fixtures: tuple[str, ...] = ("window", "door", "picture", "shelves")
     floor: str = "oak"
     ceiling: str = "white"
 
@@ -189,10 +192,14 @@ class Room:
         _check_numbers("room", width=self.width, depth=self.depth)
         if min(self.width, self.depth) < 1:
             raise WorldError(f"room: it is {self.width} m x {self.depth} m; at least 1 m x 1 m is needed")
-        if len(self.walls) != len(SIDES):
-            raise WorldError(f"room: {len(self.walls)} wall colours; four are needed, one for each of {SIDES}")
-        for colour in self.walls:
-            _check_word("colour of a wall", colour, WALL_COLOURS)
+        for what, words, known in (
+            ("wall colour", self.walls, tuple(WALL_COLOURS)),
+            ("fixture", self.fixtures, FIXTURES),
+        ):
+            if len(words) != len(SIDES):
+                raise WorldError(f"room: {len(words)} {what}s; four are needed, one for each of {SIDES}")
+            for word in words:
+                _check_word(what, word, known)
         _check_word("floor", self.floor, FLOORS)
         _check_word("ceiling", self.ceiling, CEILINGS)
         for item in self.items:
@@ -219,7 +226,7 @@ def overlap(one: Item, other: Item) -> bool:
     return distance(one, other) < KINDS[one.kind].radius + KINDS[other.kind].radius
 
 
-def _check_word(what: str, word: str, known: Mapping[str, object]) -> None:
+def _check_word(what: str, word: str, known: Collection[str]) -> None:
     if word not in known:
         raise WorldError(f"unknown {what} {word!r}: choose one of {', '.join(known)}")
 

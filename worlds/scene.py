@@ -16,24 +16,27 @@ import math
 import os
 import sys
 import threading
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from functools import cache, lru_cache
+from functools import lru_cache
 from importlib.util import find_spec
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
 
 from worlds.core import WorldError
-from worlds.furniture import Shape, paint, parts
-from worlds.rooms import CEILINGS, FLOORS, KINDS, SIDES, WALL_COLOURS, WALL_HEIGHT, Camera, Colour, Item, Room
+from worlds.furniture import paint, parts
+from worlds.meshes import mesh
+from worlds.rooms import CEILINGS, FLOORS, KINDS, WALL_COLOURS, WALL_HEIGHT, Camera, Colour, Item, Room
 
 TOLERANCE = 2.0  # mean absolute difference, in grey levels of 255, between two drivers' pictures of one view
 MAX_GEOMS = 4000
 MAX_SIZE = 1024  # pixels
 NEAR, FAR = 0.03, 60.0  # metres in front of a camera between which things are drawn
 SEEN_SIZE = 224  # pixels of the views in which ``visible`` counts
+Array = NDArray[np.float64]
+
 NOBODY = -1  # in ``segment``: walls, floor and ceiling
 
 _INSTALL = "pip install 'vagen-cloze[scene]'"
@@ -220,7 +223,7 @@ class _Stage:
         mujoco = self.mujoco
         self.gl = _open_gl()
         self.gl.make_current()
-        model = mujoco.MjModel.from_xml_string(_MODEL.format(size=MAX_SIZE, samples=samples if samples > 1 else 0))
+        model, self.surfaces = _model(mujoco, samples)
         data = mujoco.MjData(model)
         mujoco.mj_forward(model, data)
         self.scene = mujoco.MjvScene(model, maxgeom=MAX_GEOMS)
@@ -232,15 +235,10 @@ class _Stage:
         self.scene.flags[mujoco.mjtRndFlag.mjRND_SHADOW] = False
         self.scene.flags[mujoco.mjtRndFlag.mjRND_REFLECTION] = False
         self.scene.flags[mujoco.mjtRndFlag.mjRND_SKYBOX] = False
-        self.types = {
-            "box": mujoco.mjtGeom.mjGEOM_BOX.value,
-            "ellipsoid": mujoco.mjtGeom.mjGEOM_ELLIPSOID.value,
-            "cylinder": mujoco.mjtGeom.mjGEOM_CYLINDER.value,
-            "capsule": mujoco.mjtGeom.mjGEOM_CAPSULE.value,
-        }
+        self.box, self.mesh = mujoco.mjtGeom.mjGEOM_BOX.value, mujoco.mjtGeom.mjGEOM_MESH.value
         self.room: Room | None = None
-        self.owners: list[int] = []
-        self.shown: list[int] = []  # the segmentation numbers that the solids have at present
+        self.owners: list[int] = []  # of the bodies in the scene, the numbers of their items; ``NOBODY`` for the room
+        self.shown: list[int] = []  # the segmentation numbers that they have at present
         self.size = 0
 
     def make_current(self) -> None:
@@ -254,26 +252,42 @@ class _Stage:
             self.size = size
 
     def furnish(self, room: Room) -> None:
-        """Put a room's solids into the scene."""
+        """Put a room and its things into the scene."""
         if room == self.room:
             return
-        everything = solids(room)
-        if len(everything) > MAX_GEOMS:
-            raise WorldError(
-                f"a room of {len(room.items)} items has {len(everything)} parts; {MAX_GEOMS} can be drawn"
-            )
-        for geom, solid in zip(self.scene.geoms, everything, strict=False):
-            rgba = np.array([*solid.colour, 1.0], np.float32)
-            size = solid.size if solid.shape in ("box", "ellipsoid") else solid.size[[0, 2, 2]]  # radius, half length
-            self.mujoco.mjv_initGeom(geom, self.types[solid.shape], size, solid.at, solid.axes.ravel(), rgba)
-            geom.specular = geom.shininess = solid.gloss
-            geom.emission = solid.glow
-            geom.castshadow = solid.owner != NOBODY  # the lamps hang above the ceiling
-            geom.segid = NOBODY
-        self.scene.ngeom = len(everything)
-        self.owners = [solid.owner for solid in everything]
-        self.shown = [NOBODY] * len(everything)
+        blocks = shell(room)
+        owners = [number for number, item in enumerate(room.items) for _ in self.surfaces[item.kind]]
+        owners += [NOBODY] * len(blocks)
+        if len(owners) > MAX_GEOMS:
+            raise WorldError(f"a room of {len(room.items)} items has {len(owners)} surfaces; {MAX_GEOMS} can be drawn")
+        geoms = iter(self.scene.geoms)
+        for item in room.items:
+            self._stand(item, geoms)
+        for block in reversed(
+            blocks
+        ):  # things before walls, fixtures before walls: what is hidden is not coloured first
+            geom = next(geoms)
+            self._add(geom, self.box, block.size, block.at, block.axes, block.colour)
+            geom.specular = geom.shininess = 0
+            geom.emission = GLOW
+            geom.castshadow = False  # the lamps hang above the ceiling
+        self.scene.ngeom = len(owners)
+        self.owners, self.shown = owners, [NOBODY] * len(owners)
         self.room = room
+
+    def _stand(self, item: Item, geoms: Iterator[Any]) -> None:
+        """Put a thing into the next places of the scene."""
+        turn, place = _turn(math.radians(item.yaw)), (item.x, item.y, 0)
+        for surface in self.surfaces[item.kind]:
+            geom = next(geoms)
+            colour = paint(surface.paint, item.colour)
+            self._add(geom, self.mesh, np.zeros(3), turn @ surface.at + place, turn @ surface.axes, colour)
+            geom.dataid = surface.number
+            geom.specular = geom.shininess = GLOSS
+
+    def _add(self, geom: Any, type: int, size: Array, at: Array, axes: Array, colour: Colour) -> None:
+        self.mujoco.mjv_initGeom(geom, type, size, at, axes.ravel(), np.array([*colour, 1.0], np.float32))
+        geom.segid = NOBODY
 
     def draw(self, camera: Camera, picture: NDArray[np.uint8], shadows: bool) -> None:
         """One view, upside down."""
@@ -355,56 +369,76 @@ def _in_the_open(camera: Camera, items: Sequence[Item], seen: NDArray[np.bool_])
     return _inside(camera, items) & ~(nearer & ~apart & seen).any(1)
 
 
-# ------------------------------------------------------------------------------------------------------------ solids
+# ------------------------------------------------------------------------------------------------------------ bodies
+
+
+class Surface(NamedTuple):
+    """All of a kind of thing that has one paint, as a mesh of the model.
+
+    Attributes:
+        number: by which a scene knows the mesh.
+        at, axes: (3,) and (3, 3), the place and, as columns, the axes of the mesh in the thing's own coordinates.
+        paint: ``MAIN``, ``SHADE`` or one of ``furniture.PAINTS``.
+    """
+
+    number: int
+    at: Array
+    axes: Array
+    paint: str
+
+
+def _model(mujoco: Any, samples: int) -> tuple[Any, Mapping[str, tuple[Surface, ...]]]:
+    """A model of two lamps and the meshes of all kinds of things, and which meshes are whose.
+
+    A thing is drawn as a few meshes, one for each paint: a call of OpenGL takes longer than the triangles of a part.
+    """
+    spec = mujoco.MjSpec.from_string(_MODEL.format(size=MAX_SIZE, samples=samples if samples > 1 else 0))
+    painted = {kind: sorted({part.paint for part in parts(kind)}) for kind in KINDS}
+    for kind, paints in painted.items():
+        for name in paints:
+            surface = mesh([part for part in parts(kind) if part.paint == name])
+            spec.add_mesh(
+                name=f"{kind} {name}",
+                inertia=mujoco.mjtMeshInertia.mjMESH_INERTIA_SHELL,
+                uservert=surface.points.ravel(),
+                usernormal=surface.normals.ravel(),
+                userface=surface.faces.ravel(),
+                userfacenormal=surface.faces.ravel(),
+            )
+    model = spec.compile()
+    return model, {
+        kind: tuple(_surface(mujoco, model, kind, name) for name in paints) for kind, paints in painted.items()
+    }
+
+
+def _surface(mujoco: Any, model: Any, kind: str, paint: str) -> Surface:
+    """Where MuJoCo has moved a mesh (into its own middle and main axes), and its number in scenes."""
+    id = model.mesh(f"{kind} {paint}").id
+    axes = np.empty(9)
+    mujoco.mju_quat2Mat(axes, model.mesh_quat[id])
+    return Surface(2 * id, model.mesh_pos[id].copy(), axes.reshape(3, 3), paint)  # odd numbers are convex hulls
 
 
 @dataclass(frozen=True)
-class Solid:
-    """A part of a thing or of the room itself, in its place.
+class Block:
+    """A box that belongs to the room itself, in its place.
 
     Attributes:
-        shape, size: as for ``furniture.Part``.
+        size: (3,), half its extents along its own axes.
         at: (3,), the place of its middle.
         axes: (3, 3), its own axes as columns.
         colour: red, green, blue.
-        owner: the number of its item in ``Room.items``; ``NOBODY`` for walls, floor and ceiling.
-        gloss: how much it shines, 0 to 1.
-        glow: the share of its colour that it shows in the dark.
     """
 
-    shape: Shape
-    size: NDArray[np.float64]
-    at: NDArray[np.float64]
-    axes: NDArray[np.float64]
+    size: Array
+    at: Array
+    axes: Array
     colour: Colour
-    owner: int
-    gloss: float = 0.0
-    glow: float = 0.0
 
 
-def solids(room: Room) -> list[Solid]:
-    """Everything there is to draw."""
-    found = list(_shell(room.width, room.depth, room.walls, room.floor, room.ceiling))
-    for number, item in enumerate(room.items):
-        turn = _turn(math.radians(item.yaw))
-        built = parts(item.kind)
-        sizes, places, turned = _arrays(item.kind)
-        places = places @ turn.T + (item.x, item.y, 0)
-        turned = turn @ turned
-        for part, size, at, own in zip(built, sizes, places, turned, strict=True):
-            found.append(Solid(part.shape, size, at, own, paint(part.paint, item.colour), number, gloss=0.25))
-    return found
-
-
-@cache
-def _arrays(kind: str) -> tuple[NDArray[np.float64], NDArray[np.float64], NDArray[np.float64]]:
-    """Sizes (P, 3), places (P, 3) and axes (P, 3, 3) of a kind's parts."""
-    built = parts(kind)
-    return (
-        np.array([part.size for part in built]),
-        np.array([part.at for part in built]),
-        np.array([part.axes for part in built]),
-    )
+def shell(room: Room) -> tuple[Block, ...]:
+    """Floor, ceiling and walls with what is on them."""
+    return _shell(room.width, room.depth, room.walls, room.fixtures, room.floor, room.ceiling)
 
 
 def _turn(yaw: float) -> NDArray[np.float64]:
@@ -412,16 +446,19 @@ def _turn(yaw: float) -> NDArray[np.float64]:
 
 
 _THICK = 0.1
-_GLOW = 0.25  # walls, floor and ceiling are bright wherever the lamps shine
+GLOW = 0.25  # walls, floor and ceiling are bright wherever the lamps shine
+GLOSS = 0.25  # of furniture
 _WOOD, _FRAME, _GLASS, _BRASS = (0.50, 0.34, 0.20), (0.96, 0.96, 0.94), (0.60, 0.83, 0.97), (0.93, 0.76, 0.26)
 _DARK_WOOD, _SEA, _LAND, _SUN = (0.25, 0.18, 0.12), (0.25, 0.45, 0.55), (0.35, 0.55, 0.25), (0.98, 0.85, 0.35)
+_SLATE, _IRON = (0.12, 0.20, 0.17), (0.55, 0.55, 0.54)
 Corner = Sequence[float]
 
 
 @lru_cache(maxsize=64)
-def _shell(width: float, depth: float, walls: tuple[str, ...], floor: str, ceiling: str) -> tuple[Solid, ...]:
-    """Floor, ceiling and walls: one with a window, one with a door, one with a picture, one with shelves."""
-    found: list[Solid] = []
+def _shell(
+    width: float, depth: float, walls: tuple[str, ...], fixtures: tuple[str, ...], floor: str, ceiling: str
+) -> tuple[Block, ...]:
+    found: list[Block] = []
 
     def add(low: Corner, high: Corner, colour: Colour) -> None:
         found.append(_block(np.array(low), np.array(high), np.eye(3), colour))
@@ -432,46 +469,56 @@ def _shell(width: float, depth: float, walls: tuple[str, ...], floor: str, ceili
         for row in range(column % 2, math.ceil(depth), 2):
             low = (column - width / 2, row - depth / 2, 0)
             add(low, (min(low[0] + 1, width / 2), min(low[1] + 1, depth / 2), 0.001), _darker(FLOORS[floor], 0.88))
-    for side, colour in enumerate(walls):
+    for side, (colour, fixture) in enumerate(zip(walls, fixtures, strict=True)):
         away, length = ((width, depth), (depth, width))[side % 2]
-        found.extend(_wall(side, away, length, WALL_COLOURS[colour]))
+        found.extend(_wall(side, away, length, WALL_COLOURS[colour], fixture))
     return tuple(found)
 
 
-def _wall(side: int, away: float, length: float, colour: Colour) -> Iterator[Solid]:
-    """A wall and what hangs on it, built as the east wall of a room ``away`` wide and turned."""
+def _wall(side: int, away: float, length: float, colour: Colour, fixture: str) -> Iterator[Block]:
+    """A wall and what is on it, built as the east wall of a room ``away`` wide and turned."""
     turn = _turn(math.pi / 2 * side)
 
-    def block(low: Corner, high: Corner, colour: Colour) -> Solid:
+    def block(low: Corner, high: Corner, colour: Colour) -> Block:
         """Between two corners, each given as (how far off the wall into the room, along it, up)."""
         places = np.array([(away / 2 - off, along, up) for off, along, up in (low, high)])
         return _block(places.min(0), places.max(0), turn, colour)
 
     yield block((0, -length / 2, 0), (-_THICK, length / 2, WALL_HEIGHT), colour)
     yield block((0, -length / 2, 0), (0.02, length / 2, 0.12), _darker(colour, 0.6))
-    match SIDES[side]:
-        case "east":  # a window
+    match fixture:
+        case "window":
             yield block((0, -0.65, 1.2), (0.03, 0.65, 2.2), _FRAME)
             for left in (-0.58, 0.04):
                 for low in (1.27, 1.74):
                     yield block((0, left, low), (0.04, left + 0.54, low + 0.40), _GLASS)
-        case "north":  # a door
+        case "door":
             yield block((0, -0.50, 0), (0.03, 0.50, 2.1), _FRAME)
             yield block((0, -0.42, 0), (0.04, 0.42, 2.02), _WOOD)
             yield block((0, 0.28, 0.98), (0.09, 0.36, 1.06), _BRASS)
-        case "west":  # a picture
+        case "picture":
             yield block((0, -0.55, 1.3), (0.04, 0.55, 2.1), _DARK_WOOD)
             yield block((0, -0.47, 1.38), (0.05, 0.47, 2.02), _SEA)
             yield block((0, -0.47, 1.38), (0.055, 0.47, 1.62), _LAND)
             yield block((0, 0.12, 1.78), (0.055, 0.30, 1.95), _SUN)
-        case _:  # two shelves
+        case "blackboard":
+            yield block((0, -0.80, 1.05), (0.04, 0.80, 2.0), _WOOD)
+            yield block((0, -0.74, 1.11), (0.05, 0.74, 1.94), _SLATE)
+            yield block((0, -0.45, 1.66), (0.055, 0.15, 1.70), _FRAME)
+            yield block((0, -0.45, 1.48), (0.055, 0.35, 1.52), _FRAME)
+        case "radiator":
+            yield block((0, -0.55, 0.20), (0.06, 0.55, 0.80), _IRON)
+            for rib in range(8):
+                along = -0.54 + 0.14 * rib
+                yield block((0, along, 0.16), (0.11, along + 0.09, 0.84), _FRAME)
+        case _:  # shelves
             for up in (1.35, 1.80):
                 yield block((0, -0.60, up), (0.18, 0.60, up + 0.05), _WOOD)
 
 
-def _block(low: NDArray[np.float64], high: NDArray[np.float64], turn: NDArray[np.float64], colour: Colour) -> Solid:
+def _block(low: NDArray[np.float64], high: NDArray[np.float64], turn: NDArray[np.float64], colour: Colour) -> Block:
     """A box between two corners, turned around the middle of the room."""
-    return Solid("box", (high - low) / 2, turn @ ((high + low) / 2), turn, colour, NOBODY, glow=_GLOW)
+    return Block((high - low) / 2, turn @ ((high + low) / 2), turn, colour)
 
 
 def _darker(colour: Colour, share: float) -> Colour:

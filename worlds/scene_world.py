@@ -22,7 +22,7 @@ from numpy.typing import NDArray
 
 from worlds.board import EpisodeWorld
 from worlds.core import BoardSchema, CellContent, Facts, Family, Snapshot, Thing, WorldError, WorldSpec
-from worlds.rooms import CEILINGS, COLOURS, FLOORS, KINDS, WALL_COLOURS, Camera, Item, Room
+from worlds.rooms import CEILINGS, COLOURS, FIXTURES, FLOORS, KINDS, WALL_COLOURS, Camera, Item, Room
 from worlds.scene import NOBODY, SceneRenderer, axes, why_missing
 
 ACTIONS = ("turn left", "turn right", "forward")
@@ -50,7 +50,8 @@ class Layout(NamedTuple):
     """What stays as it is in an episode: things as (kind, colour, x, y, quarters turned), sorted by y and x."""
 
     things: tuple[tuple[str, str, int, int, int], ...]
-    walls: tuple[str, str, str, str]
+    walls: tuple[str, ...]
+    fixtures: tuple[str, ...]
     floor: str
     ceiling: str
 
@@ -141,9 +142,9 @@ class FurnishedRoom(EpisodeWorld):
             (noun, colour, int(square) % self.size, int(square) // self.size, int(rng.integers(4)))
             for (noun, colour), square in zip(named, squares, strict=True)
         ]
-        east, north, west, south = _some(rng, tuple(WALL_COLOURS), 4)
         [floor], [ceiling] = (_some(rng, tuple(words), 1) for words in (FLOORS, CEILINGS))
-        return Layout(_sorted(things), (east, north, west, south), floor, ceiling)
+        walls, fixtures = (tuple(_some(rng, words, 4)) for words in (tuple(WALL_COLOURS), FIXTURES))
+        return Layout(_sorted(things), walls, fixtures, floor, ceiling)
 
     def advance(self, action: int) -> float:
         self._pose = _moved(self._layout, self.size, self._pose, action)
@@ -355,13 +356,19 @@ def _distances(layout: Layout, size: int, target: tuple[str, str]) -> Mapping[Po
 
 def _as_json(layout: Layout) -> dict[str, Any]:
     things = [list(thing) for thing in layout.things]
-    return {"things": things, "walls": list(layout.walls), "floor": layout.floor, "ceiling": layout.ceiling}
+    return {
+        "things": things,
+        "walls": list(layout.walls),
+        "fixtures": list(layout.fixtures),
+        "floor": layout.floor,
+        "ceiling": layout.ceiling,
+    }
 
 
 def _layout(snapshot: Snapshot) -> Layout:
     things = tuple((kind, colour, x, y, quarters) for kind, colour, x, y, quarters in snapshot["things"])
-    east, north, west, south = snapshot["walls"]
-    return Layout(things, (east, north, west, south), snapshot["floor"], snapshot["ceiling"])
+    walls, fixtures = tuple(snapshot["walls"]), tuple(snapshot["fixtures"])
+    return Layout(things, walls, fixtures, snapshot["floor"], snapshot["ceiling"])
 
 
 def _pose(snapshot: Snapshot) -> Pose:
@@ -407,7 +414,7 @@ def _room(layout: Layout, size: int) -> Room:
     items = tuple(
         Item(kind, colour, *_metres(x, y, size), 90.0 * quarters) for kind, colour, x, y, quarters in layout.things
     )
-    return Room(size, size, items, layout.walls, layout.floor, layout.ceiling)
+    return Room(size, size, items, layout.walls, layout.fixtures, layout.floor, layout.ceiling)
 
 
 def _metres(x: float, y: float, size: int) -> tuple[float, float]:

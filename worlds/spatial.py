@@ -132,7 +132,7 @@ def questions(
         raise WorldError(f"unknown split {split!r}: choose one of {', '.join(SPLITS)}")
     asking = _Asking(setting, np.random.default_rng([seed, SETTINGS.index(setting), SPLITS.index(split)]))
     left = n
-    for scene in _scenes(setting, visibility, seed, split):
+    for scene in scenes(setting, visibility, seed, split):
         for question in asking.about(scene, min(left, PER_SCENE)):
             yield question
             left -= 1
@@ -140,7 +140,7 @@ def questions(
             return
 
 
-def _scenes(setting: Setting, visibility: Visibility, seed: int, split: Split) -> Iterator[Scene]:
+def scenes(setting: Setting, visibility: Visibility, seed: int, split: Split) -> Iterator[Scene]:
     """Scenes of a split that show what they must, without end; arrangements take turns."""
     arrangements = ARRANGEMENTS[setting]
     number = useless = given = 0

@@ -18,7 +18,7 @@ from typing import Protocol
 import numpy as np
 from numpy.typing import NDArray
 
-from worlds.rooms import CEILINGS, COLOURS, FLOORS, KINDS, WALL_COLOURS, Camera, Item, Room, name
+from worlds.rooms import CEILINGS, COLOURS, FIXTURES, FLOORS, KINDS, WALL_COLOURS, Camera, Item, Room, name
 from worlds.spatial_grid import CENTRE, Arrangement, Heading, direction
 
 SEEN = 0.5  # share of an object's pixels from which on it counts as seen
@@ -91,12 +91,12 @@ def draw_scene(arrangement: Arrangement, generator: np.random.Generator) -> Scen
         for kind, (x, y), (dx, dy), facing, yaw in zip(kinds, places, shifts, facings, yaws, strict=True)
     )
     points = [*places, *((camera.x, camera.y) for camera in cameras)]
-    first, second, third, fourth = generator.permutation(list(WALL_COLOURS))[:4].tolist()
     room = Room(
         width=_size([x for x, _ in points]),
         depth=_size([y for _, y in points]),
         items=items,
-        walls=(first, second, third, fourth),
+        walls=tuple(generator.permutation(list(WALL_COLOURS))[:4].tolist()),
+        fixtures=tuple(generator.permutation(FIXTURES)[:4].tolist()),
         floor=_one_of(list(FLOORS), generator),
         ceiling=_one_of(list(CEILINGS), generator),
     )

@@ -2,8 +2,9 @@
 
     python scripts/bench/scene.py [--size 224] [--views 4] [--seconds 3]
 
-A scene is a new room with six things, seen from several places; both draw the same solids without shadows, which is
-checked first. Prints one JSON line per comparison. Wants one core: run it with ``taskset -c 0`` where there are more.
+A scene is a new room with six things, seen from several places; both draw the same without shadows, which is checked
+first: the peer part by part, as models are commonly written, ours with all parts of one colour in a mesh. Prints one
+JSON line per comparison. Wants one core: run it with ``taskset -c 0`` where there are more.
 """
 
 from __future__ import annotations
@@ -13,7 +14,7 @@ import importlib
 import itertools
 import math
 import os
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 import numpy as np
@@ -21,8 +22,9 @@ from measure import compare
 from numpy.typing import NDArray
 
 from worlds import scene
-from worlds.rooms import COLOURS, KINDS, MAX_RADIUS, Camera, Item, Room, overlap
-from worlds.scene import SceneRenderer, axes, solids
+from worlds.furniture import paint, parts
+from worlds.rooms import COLOURS, KINDS, MAX_RADIUS, Camera, Colour, Item, Room, overlap
+from worlds.scene import GLOSS, GLOW, Array, SceneRenderer, axes, shell
 
 os.environ.setdefault("MUJOCO_GL", scene.opengl())  # for the peer; read when mujoco is imported
 mujoco: Any = importlib.import_module("mujoco")  # of the extra "scene"
@@ -96,16 +98,15 @@ def anew(room: Room, cameras: Sequence[Camera], size: int, samples: int) -> NDAr
 
 def model_of(room: Room, cameras: Sequence[Camera], size: int, samples: int) -> str:
     materials, bodies = [], []
-    for number, solid in enumerate(solids(room)):
-        rgba = " ".join(map(str, (*solid.colour, 1)))
+    for number, (shape, extent, at, turned, colour, gloss, glow) in enumerate(solids(room)):
+        rgba = " ".join(map(str, (*colour, 1)))
         materials.append(
-            f'<material name="m{number}" rgba="{rgba}" emission="{solid.glow}" specular="{solid.gloss}" '
-            f'shininess="{solid.gloss}"/>'
+            f'<material name="m{number}" rgba="{rgba}" emission="{glow}" specular="{gloss}" shininess="{gloss}"/>'
         )
-        half = solid.size if solid.shape in ("box", "ellipsoid") else solid.size[[0, 2]]
-        along = solid.axes[:, :2].T.ravel()
+        half = extent if shape in ("box", "ellipsoid") else extent[[0, 2]]
+        along = turned[:, :2].T.ravel()
         bodies.append(
-            f'<geom type="{solid.shape}" material="m{number}" size="{_numbers(half)}" pos="{_numbers(solid.at)}" '
+            f'<geom type="{shape}" material="m{number}" size="{_numbers(half)}" pos="{_numbers(at)}" '
             f'xyaxes="{_numbers(along)}" contype="0" conaffinity="0"/>'
         )
     for camera in cameras:
@@ -128,6 +129,18 @@ def model_of(room: Room, cameras: Sequence[Camera], size: int, samples: int) -> 
   </worldbody>
 </mujoco>
 """
+
+
+def solids(room: Room) -> Iterator[tuple[str, Array, Array, Array, Colour, float, float]]:
+    """Shape, half extents, place, axes, colour, gloss and glow of every part of every thing, and of the room."""
+    for block in shell(room):
+        yield "box", block.size, block.at, block.axes, block.colour, 0.0, GLOW
+    for item in room.items:
+        angle = math.radians(item.yaw)
+        turn = np.array([[math.cos(angle), -math.sin(angle), 0], [math.sin(angle), math.cos(angle), 0], [0, 0, 1]])
+        for part in parts(item.kind):
+            at = turn @ part.at + (item.x, item.y, 0)
+            yield part.shape, np.array(part.size), at, turn @ part.axes, paint(part.paint, item.colour), GLOSS, 0.0
 
 
 def _numbers(values: Sequence[float] | NDArray[np.float64]) -> str:

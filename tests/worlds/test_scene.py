@@ -19,7 +19,7 @@ from tests.worlds import scene_peer as peer
 from worlds import furniture, scene
 from worlds.core import WorldError
 from worlds.furniture import extent, parts
-from worlds.rooms import COLOURS, KINDS, MAX_RADIUS, Camera, Item, Room, name, overlap
+from worlds.rooms import COLOURS, FIXTURES, KINDS, MAX_RADIUS, Camera, Item, Room, name, overlap
 from worlds.scene import NOBODY, TOLERANCE, SceneRenderer, axes, project, why_missing
 
 ROOT = Path(__file__).parents[2]
@@ -76,8 +76,10 @@ def test_colours_are_far_apart():
         (lambda: Camera(0, 0, 0, pitch=90), "camera: pitch is 90"),
         (lambda: Camera(0, 0, 0, fov=0), "camera: fov is 0"),
         (lambda: Room(0.5, 3, ()), "at least 1 m x 1 m"),
-        (lambda: Room(3, 3, (), walls=("mint",) * 3), "3 wall colours; four are needed"),  # type: ignore[arg-type]
-        (lambda: Room(3, 3, (), walls=("mint", "mint", "sky", "red")), "unknown colour of a wall 'red'"),
+        (lambda: Room(3, 3, (), walls=("mint",) * 3), "3 wall colours; four are needed"),
+        (lambda: Room(3, 3, (), walls=("mint", "mint", "sky", "red")), "unknown wall colour 'red'"),
+        (lambda: Room(3, 3, (), fixtures=("door",) * 5), "5 fixtures; four are needed"),
+        (lambda: Room(3, 3, (), fixtures=("door", "door", "door", "moat")), "unknown fixture 'moat'"),
         (lambda: Room(3, 3, (), floor="lava"), "unknown floor 'lava'"),
         (lambda: Room(3, 3, (), ceiling="sky"), "unknown ceiling 'sky'"),
         (lambda: Room(3, 3, (Item("sofa", "red", 1.2, 0),)), "the red sofa at .* is beyond the walls"),
@@ -284,7 +286,12 @@ def test_pictures_of_impossible_sizes_are_refused():
 @drawn
 def test_each_wall_looks_different():
     views = [Camera(0, 0, yaw, pitch=0) for yaw in (0, 90, 180, 270)]
-    for room in (Room(4, 4, ()), Room(4, 4, (), walls=("grey",) * 4)):  # by colour, and by what hangs on it
+    grey = dict(walls=("grey",) * 4)
+    for room in (
+        Room(4, 4, (), fixtures=("door",) * 4),  # by colour, and by what is on it
+        Room(4, 4, (), **grey, fixtures=FIXTURES[:4]),
+        Room(4, 4, (), **grey, fixtures=FIXTURES[2:]),
+    ):
         pictures = SceneRenderer().render(room, views, 64).astype(float)
         for one, other in itertools.combinations(pictures, 2):
             assert np.abs(one - other).mean() > 2

@@ -69,6 +69,7 @@ def snapshot_of(things, pose, target):
     return {
         "things": [list(thing) for thing in things],
         "walls": ["cream", "mint", "sky", "rose"],
+        "fixtures": ["window", "door", "picture", "shelves"],
         "floor": "oak",
         "ceiling": "white",
         "x": pose[0],
@@ -122,7 +123,7 @@ def test_episodes_begin_fairly(world):
         assert len(squares) == len(set(squares)) == 5
         assert named.count(tuple(snapshot["target"])) == 1
         assert (snapshot["x"], snapshot["y"]) not in squares
-        assert len(set(snapshot["walls"])) == 4
+        assert len(set(snapshot["walls"])) == len(set(snapshot["fixtures"])) == 4
         assert world.steps_to_go(snapshot)
 
 

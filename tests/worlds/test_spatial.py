@@ -15,7 +15,7 @@ import pytest
 from tests.worlds.spatial_geometry import GeometricVisibility, in_camera, projected
 from worlds import WorldError
 from worlds.core import SPLITS, split_of
-from worlds.rooms import KINDS, Camera, overlap
+from worlds.rooms import FIXTURES, KINDS, WALL_COLOURS, Camera, overlap
 from worlds.spatial import LETTERS, Question, questions
 from worlds.spatial_grid import ARRANGEMENTS, SETTINGS, Heading, direction
 from worlds.spatial_questions import KINDS as KINDS_ASKED
@@ -349,6 +349,21 @@ def test_things_stand_apart_and_inside_and_the_map_says_which_way(setting):
                     way = direction(arrangement.cells[i], arrangement.cells[j])
                     degrees = off(np.array([other.x - one.x, other.y - one.y]), way.yaw + turn, 0)
                     assert degrees <= 50, f"{arrangement.name}: {i}, {j}"  # a diagonal counts as up or down
+
+
+@pytest.mark.parametrize("setting", SETTINGS)
+def test_walls_tell_neither_where_one_looks_nor_what_is_on_the_next(setting):
+    ahead, following = Counter(), Counter()
+    scenes = [draw_scene(ARRANGEMENTS[setting][0], np.random.default_rng(seed)) for seed in range(600)]
+    for scene in scenes:
+        first = round(scene.cameras[0].yaw / 90) % 4  # of ``SIDES``: the wall that the first view looks at
+        for words in (scene.room.walls, scene.room.fixtures):
+            ahead[words[first]] += 1
+            following.update((words[side], words[(side + 1) % 4]) for side in range(4))
+    for words in (WALL_COLOURS, FIXTURES):
+        assert max(ahead[word] for word in words) < 1.4 * len(scenes) / len(words)
+        pairs = [following[one, other] for one in words for other in words if one != other]
+        assert max(pairs) < 2 * sum(pairs) / len(pairs)
 
 
 def test_a_camera_among_things_sees_the_walls_to_both_sides():

@@ -86,8 +86,8 @@ def trie_attention(
     outputs = []
     for group in plan.groups:
         own = queries.index_select(0, group.blocks).transpose(1, 2)
-        seen = (_gathered(tokens, group.keys, key.shape[1]) for tokens in (keys, values))
-        outputs.append(sdpa_attention_forward(module, own, *seen, group.mask, **options)[0])
+        seen, told = (_gathered(tokens, group.keys, key.shape[1]) for tokens in (keys, values))
+        outputs.append(sdpa_attention_forward(module, own, seen, told, group.mask, **options)[0])
     output = torch.cat(outputs).index_select(0, plan.places)
     return output.view(count, -1, heads, size)[:, :length], None
 
