@@ -249,12 +249,10 @@ def curve_of(run: Path, config: Config) -> tuple[Point, ...]:
 # ----------------------------------------------------------------------------------------------------------- comparing
 
 
-def success_at(
-    curve: Sequence[Point], axis: Axis, where: Sequence[float] | NDArray[np.float64]
-) -> NDArray[np.float64]:
+def success_at(curve: Sequence[Point], axis: Axis, where: Sequence[float]) -> NDArray[np.float64]:
     """Success at places of an axis: linear between measurements, 0 before the first, level after the last."""
     places = [getattr(point, axis) for point in curve]
-    return np.interp(where, places, [point.success for point in curve], left=0.0)
+    return np.asarray(np.interp(where, places, [point.success for point in curve], left=0.0))
 
 
 def area(curve: Sequence[Point], axis: Axis, until: float) -> float:
@@ -352,7 +350,7 @@ def draw(runs: Sequence[Run], rows: Sequence[Row], output: Path) -> None:
         for place, world in enumerate(worlds):
             panel = panels[line][place]
             until = next(row.until for row in rows if (row.axis, row.world) == (axis, world))
-            grid = np.linspace(0, until, 200)
+            grid = np.linspace(0, until, 200).tolist()
             for number, arm in enumerate(arms):
                 curves = [success_at(r.curve, axis, grid) for r in runs if (r.world, r.arm) == (world, arm)]
                 for own in curves:
