@@ -37,7 +37,8 @@ class _Lane:
 
     Attributes:
         number: of the lane.
-        known: (n,) the tokens whose keys and values are in the cache, without those being written; see :func:`told_apart`.
+        known: (n,) the tokens whose keys and values are in the cache, without those being written, as
+            :func:`told_apart` gives them.
         request: what is being answered; ``None`` where nothing is.
         written, log_probs: the response so far; all but its last token are in the cache.
         position: the position id of the response's first token.

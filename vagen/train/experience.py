@@ -210,7 +210,7 @@ def _shared(episodes: Sequence[Episode], row_tokens: int) -> Iterator[list[_Said
 
 
 def _chains(members: Iterable[Episode]) -> Iterator[list[_Said]]:
-    """Turns in which each prompt begins with the one before: those of a conversation that grows, or of equal sights."""
+    """Turns in which each prompt begins with the one before: of a conversation that grows, or of equal sights."""
     turns = [_said(member, number) for member in members for number in range(len(member.rollout.turns))]
     chain: list[_Said] = []
     for said in sorted(turns, key=lambda said: said.prompt):
