@@ -45,6 +45,7 @@ __all__ = [
 ]
 
 # One line per world: id, where it lives, its settings.
+register("sokoban-5x5", "worlds.sokoban:Sokoban", size=5, boxes=1)
 register("sokoban-6x6", "worlds.sokoban:Sokoban", size=6, boxes=1)
 register("sokoban-8x8-2box", "worlds.sokoban:Sokoban", size=8, boxes=2)
 register("frozenlake-4x4", "worlds.frozen_lake:FrozenLake", size=4)

@@ -195,7 +195,7 @@ class BoardWorld(GridWorld):
         self.tiles_of = np.zeros((len(_MOVERS), 128), np.intp)
         for tile, look in enumerate(self.looks):
             self.tiles_of[_MOVERS.index(look.mover), ord(glyph_of_ground[look.ground])] = tile
-        self.atlas = TileAtlas(draw_tiles(tile_size, [look.draw for look in self.looks]))
+        self.atlas = _atlas(tile_size, self.looks)
 
     @abstractmethod
     def generate(self, rng: random.Random) -> Board:
@@ -324,6 +324,12 @@ class BoardWorld(GridWorld):
         index[boxes] = self.tiles_of[BOX, codes[boxes]]
         index[agents] = self.tiles_of[AGENT, codes[agents]]
         return self.atlas.render(index.reshape(-1, self.size, self.size))
+
+
+@lru_cache
+def _atlas(tile_size: int, looks: tuple[Look, ...]) -> TileAtlas:
+    """The tiles of all worlds that look alike: to draw them takes longer than to play an episode."""
+    return TileAtlas(draw_tiles(tile_size, [look.draw for look in looks]))
 
 
 def board_of(snapshot: Snapshot) -> Board:

@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 
 from vagen.config import Config, ConfigError, Model, Rl, Rollouts, Tiny
 from vagen.policy.actor import PackedActor, outputs
-from vagen.policy.chat import Chat
+from vagen.policy.chat import Chat, told_apart
 from vagen.policy.policy import ClozeFormat, create
 from vagen.rl import advantages, losses
 from vagen.rl.rewards import RewardError
@@ -105,6 +105,23 @@ def test_packed_log_probs_are_those_of_one_sequence_per_turn_and_of_the_sampler(
             np.testing.assert_allclose(numbers.old, numbers.sampled, atol=1e-5, err_msg="trainer and sampler differ")
     rows = sum(len(micro.batch.ids) for micro in micros)
     assert rows == (4 if row_tokens == 1 else 2), "episodes of a group share a row where there is room"
+
+
+@pytest.mark.parametrize("row_tokens", [1, 4096])
+def test_equal_sights_of_a_group_are_computed_once(row_tokens):
+    """In a row of their own where rows are short, in the row of their group where it has room."""
+    chat = make_chat(explain=False)
+    episodes = play(chat, "no_concat", groups=2, members=4)
+    batches = [micro.batch for micro in plan(chat, episodes, 3, row_tokens)]
+    turns = [(episode.group, turn) for episode in episodes for turn in episode.rollout.turns]
+    if row_tokens == 1:
+        sights = {(group, told_apart(turn.prompt, turn.pictures).tobytes()) for group, turn in turns}
+    else:
+        sights = {(group, turn.pictures[0].digest) for group, turn in turns}
+    assert len(sights) < len(turns), "these episodes have nothing in common"
+    shown = sum(int((batch.ids == chat.image_token).sum()) for batch in batches)
+    assert shown == len(sights) * int((turns[0][1].prompt.image_of == 0).sum())
+    assert sum(len(batch.ids) for batch in batches) == (len(sights) if row_tokens == 1 else 2)
 
 
 def test_numbers_come_back_in_the_order_of_the_targets():

@@ -121,6 +121,22 @@ def test_only_the_critic_learns_while_it_warms_up(reinforce):
     assert not any("critic" in name or "head" in name.split(".") for name in weights(run, 52)), "saved with the policy"
 
 
+def test_a_critic_on_the_policys_states_leaves_them_alone_while_it_warms_up(reinforce):
+    """Or it would change the policy, and nothing would hold that: neither rewards nor the reference."""
+    changes = {
+        "advantage": {"estimator": "gae"},
+        "critic": {"kind": "head", "warmup": 1},
+        "policy": {"epochs": 2},  # the head begins at 0: only from the second update on could it tell the states anything
+        "rewards": {"format": 0.1},
+        **WRITES,
+    }
+    still = {"betas": [0, 0.95], "weight_decay": 0}  # weights without a gradient stay
+    run = reinforce(train={"steps": 1, "checkpoint_every": 50}, optimizer=still, rl=changes)
+    assert records(run)[50]["loss/value"] > 0
+    before, after = weights(run, 50), weights(run, 51)
+    assert [name for name in before if not torch.equal(before[name], after[name])] == []
+
+
 # -------------------------------------------------------------------------------------------------------------- clozes
 
 

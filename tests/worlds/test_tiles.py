@@ -52,3 +52,10 @@ def test_tiles_of_a_world_are_clearly_distinct(world: type[BoardWorld], size):
     tiles = draw_tiles(size, [look.draw for look in world.looks]).astype(float)
     differences = [np.abs(a - b).mean() for i, a in enumerate(tiles) for b in tiles[:i]]
     assert min(differences) > 30  # of 255, averaged over pixels and channels
+
+
+def test_worlds_of_a_kind_share_their_tiles():
+    small, again, large = (FrozenLake("lake", 4, tile_size=size) for size in (8, 8, 16))
+    assert small.atlas is again.atlas
+    assert large.atlas.tile_size == 16
+    assert Sokoban("boxes", 6, 1).atlas is not small.atlas

@@ -46,6 +46,9 @@ class PackedActor(torch.nn.Module):
             else a copy, which stays as it is unless :meth:`twins` are made equal.
         isolated: keep the critic's gradient from the policy's hidden states.
 
+    Attributes:
+        isolated: as given; may be changed between forward passes.
+
     Raises:
         ModelError: the model would compute something else in a packed row than in one sequence per sample.
     """
@@ -56,7 +59,7 @@ class PackedActor(torch.nn.Module):
         super().__init__()
         check_packable(model)
         self.model = model
-        self._isolated = isolated
+        self.isolated = isolated
         self.reference = copy.deepcopy(model).requires_grad_(False) if reference and not has_adapters(model) else None
         self.critic = copy.deepcopy(model) if critic == "model" else None
         if self.critic is not None:
@@ -94,7 +97,7 @@ class PackedActor(torch.nn.Module):
             return hidden.new_zeros(len(hidden))
         if self.critic is not None:
             hidden = hidden_states(self.critic, batch)
-        return self.head(hidden.detach() if self._isolated and self.critic is None else hidden)[:, 0]
+        return self.head(hidden.detach() if self.isolated and self.critic is None else hidden)[:, 0]
 
     def _of_reference(self, batch: Batch) -> torch.Tensor:
         with _without_adapters(self.model):

@@ -381,6 +381,15 @@ def join(prompt: Prompt, response: NDArray[np.int64], follow_up: Prompt, ended: 
     )
 
 
+def told_apart(prompt: Prompt, pictures: Sequence[Picture]) -> NDArray[np.int64]:
+    """(L,) numbers that are equal where tokens are, and where placeholders stand for the same image."""
+    shown = prompt.image_of >= 0
+    numbers = np.array([-1 - int.from_bytes(picture.digest[:7], "big") for picture in pictures], np.int64)
+    keys = prompt.ids.copy()
+    keys[shown] = numbers[prompt.image_of[shown]]
+    return keys
+
+
 def _message(role: str, text: str, images: int = 0) -> dict[str, Any]:
     """A message in the form of chat templates, its images first."""
     return {"role": role, "content": [*({"type": "image"} for _ in range(images)), {"type": "text", "text": text}]}

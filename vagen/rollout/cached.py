@@ -21,7 +21,7 @@ from numpy.typing import NDArray
 from transformers import Cache
 
 from vagen.policy.attention import attention_of, check_packable, packed_attention
-from vagen.policy.chat import Chat, Picture
+from vagen.policy.chat import Chat, Picture, told_apart
 from vagen.policy.packing import shared_images
 from vagen.rollout.engine import Request, Sampled
 from vagen.rollout.sampling import GREEDY, Sampling, choose
@@ -37,7 +37,8 @@ class _Lane:
 
     Attributes:
         number: of the lane.
-        known: (n,) the tokens whose keys and values are in the cache, without those being written; see :func:`_keys`.
+        known: (n,) the tokens whose keys and values are in the cache, without those being written, as
+            :func:`told_apart` gives them.
         request: what is being answered; ``None`` where nothing is.
         written, log_probs: the response so far; all but its last token are in the cache.
         position: the position id of the response's first token.
@@ -166,14 +167,15 @@ class CachedEngine:
         logits = self._forward(rows, starts, pieces)
         for row in rows:
             lane, request = self._rows[row], self._request(row)
-            lane.known = _keys(request)
+            lane.known = told_apart(request.prompt, request.pictures)
             lane.position = int(request.prompt.positions.max()) + 1
         self.tokens_read += sum(len(piece.ids) for piece in pieces)
         self._sample(rows, logits)
 
     def _reuse(self, row: int) -> int:
         """How many of a prompt's tokens are in the row's cache already, or in another's, which is copied then."""
-        lane, keys = self._rows[row], _keys(self._request(row))
+        lane, request = self._rows[row], self._request(row)
+        keys = told_apart(request.prompt, request.pictures)
         own = _common(lane.known, keys)
         if not own:
             source = max(range(self.lanes), key=lambda other: _common(self._rows[other].known, keys))
@@ -342,16 +344,6 @@ def _mask(begin: torch.Tensor, length: int, columns: int, implementation: str, d
     if implementation != "eager":
         return mask
     return torch.zeros_like(mask, dtype=dtype).masked_fill_(~mask, torch.finfo(dtype).min)
-
-
-def _keys(request: Request) -> NDArray[np.int64]:
-    """(L,) numbers that are equal where tokens are, and where placeholders stand for the same image."""
-    prompt = request.prompt
-    pictures = np.array([-1 - int.from_bytes(picture.digest[:7], "big") for picture in request.pictures], np.int64)
-    keys = prompt.ids.copy()
-    shown = prompt.image_of >= 0
-    keys[shown] = pictures[prompt.image_of[shown]]
-    return keys
 
 
 def _common(known: NDArray[np.int64], keys: NDArray[np.int64]) -> int:

@@ -6,8 +6,9 @@ that an episode has a number that is the same whoever plays it.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
+from itertools import groupby
 
 import numpy as np
 import torch
@@ -15,7 +16,7 @@ from numpy.typing import NDArray
 
 from vagen.cloze.sample import simulator
 from vagen.config import ConfigError, Rl
-from vagen.policy.chat import Chat, Encoded
+from vagen.policy.chat import Chat, Encoded, told_apart
 from vagen.policy.packing import Batch, Row, collate, distinct_pictures, pack
 from vagen.rl import advantages, filters, losses
 from vagen.rl.rewards import RewardWeights, TurnReward, check_budget, turn_reward
@@ -164,14 +165,15 @@ def rewarded(rollout: Rollout, weights: RewardWeights, representation: Represent
 
 
 def plan(chat: Chat, episodes: Sequence[Episode], micro_rows: int, row_tokens: int) -> list[Micro]:
-    """Episodes as packed batches, each turn once; episodes of a group share rows, and what they begin with.
+    """Episodes as packed batches, each turn once; turns of a group share rows, and what their prompts begin with.
 
     Args:
+        episodes: those of a group follow each other.
         micro_rows: rows of a batch.
-        row_tokens: a row takes another episode of its group while it stays below so many tokens.
+        row_tokens: a row takes more turns of its group while it stays below so many tokens.
     """
-    packed = [_row(members) for members in _shared(episodes, row_tokens)]
-    return [_micro(chat, packed[start : start + micro_rows]) for start in range(0, len(packed), micro_rows)]
+    rows = list(_shared(episodes, row_tokens))
+    return [_micro(chat, rows[start : start + micro_rows]) for start in range(0, len(rows), micro_rows)]
 
 
 def response_batch(chat: Chat, rows: Sequence[Row]) -> Batch:
@@ -182,34 +184,53 @@ def response_batch(chat: Chat, rows: Sequence[Row]) -> Batch:
     return collate(rows, ones, cells, images, chat.tokenizer.pad_token_id or 0)
 
 
-def _shared(episodes: Sequence[Episode], row_tokens: int) -> Iterator[list[Episode]]:
-    """The episodes that go into a row together, in order."""
-    members: list[Episode] = []
-    tokens = 0
-    for episode in episodes:
-        own = len(pack(_encoded(episode)).ids)
-        if members and (members[0].group != episode.group or tokens + own > row_tokens):
-            yield members
-            members, tokens = [], 0
-        members.append(episode)
-        tokens += own
-    if members:
-        yield members
+@dataclass(frozen=True)
+class _Said:
+    """A turn: (number of its episode, its own), what it is as a sample, and its prompt as bytes, eight for a token."""
+
+    turn: tuple[int, int]
+    encoded: Encoded
+    prompt: bytes
 
 
-def _encoded(episode: Episode) -> list[Encoded]:
-    return [turn.encoded for turn in episode.rollout.turns]
+def _shared(episodes: Sequence[Episode], row_tokens: int) -> Iterator[list[_Said]]:
+    """The turns that go into a row together."""
+    for _, members in groupby(episodes, key=lambda episode: episode.group):
+        row: list[_Said] = []
+        tokens = 0
+        for chain in _chains(members):
+            own = len(chain[-1].encoded.prompt.ids) + sum(len(said.encoded.answer) for said in chain)
+            if row and tokens + own > row_tokens:
+                yield row
+                row, tokens = [], 0
+            row += chain
+            tokens += own
+        if row:
+            yield row
 
 
-def _row(members: Sequence[Episode]) -> tuple[Row, list[tuple[int, int]]]:
-    turns = [(member.number, turn) for member in members for turn in range(len(member.rollout.turns))]
-    return pack([encoded for member in members for encoded in _encoded(member)]), turns
+def _chains(members: Iterable[Episode]) -> Iterator[list[_Said]]:
+    """Turns in which each prompt begins with the one before: of a conversation that grows, or of equal sights."""
+    turns = [_said(member, number) for member in members for number in range(len(member.rollout.turns))]
+    chain: list[_Said] = []
+    for said in sorted(turns, key=lambda said: said.prompt):
+        if chain and not said.prompt.startswith(chain[-1].prompt):
+            yield chain
+            chain = []
+        chain.append(said)
+    if chain:
+        yield chain
 
 
-def _micro(chat: Chat, packed: Sequence[tuple[Row, list[tuple[int, int]]]]) -> Micro:
-    return Micro(
-        response_batch(chat, [row for row, _ in packed]), tuple(turn for _, turns in packed for turn in turns)
-    )
+def _said(episode: Episode, number: int) -> _Said:
+    turn = episode.rollout.turns[number]
+    prompt = told_apart(turn.prompt, turn.pictures).astype(">i8").tobytes()
+    return _Said((episode.number, number), turn.encoded, prompt)
+
+
+def _micro(chat: Chat, rows: Sequence[Sequence[_Said]]) -> Micro:
+    batch = response_batch(chat, [pack([said.encoded for said in row]) for row in rows])
+    return Micro(batch, tuple(said.turn for row in rows for said in row))
 
 
 # ------------------------------------------------------------------------------------------------------------- numbers

@@ -366,6 +366,8 @@ class Learner:
         of_number = {one.number: one for one in everyone}
         scale = filters.loss_scale(sum(map(len, chunks)) / self.rl.rollouts.groups, self.rl.filter.scale)
         generator = np.random.default_rng([self.config.seed, step, 8])
+        learning = step >= self.rl.critic.warmup or not needs_critic(self.rl)
+        self._actor.isolated = self.rl.critic.isolated or not learning
         first = True
         for epoch in range(self.rl.policy.epochs):
             sums = Sums()
@@ -378,7 +380,6 @@ class Learner:
                     for number, part in enumerate(parts)
                     if part.micro is not None
                 }
-                learning = step >= self.rl.critic.warmup or not needs_critic(self.rl)
                 norm = self.engine.update(
                     [part.batch for part in parts], partial(self._loss, parts, tokens, sums, learning)
                 )
