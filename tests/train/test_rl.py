@@ -126,7 +126,7 @@ def test_a_critic_on_the_policys_states_leaves_them_alone_while_it_warms_up(rein
     changes = {
         "advantage": {"estimator": "gae"},
         "critic": {"kind": "head", "warmup": 1},
-        "policy": {"epochs": 2},  # the head begins at 0: its first update tells the states nothing
+        "policy": {"epochs": 2},  # the head begins at 0: from the second update on its gradient reaches the states
         "rewards": {"format": 0.1},
         **WRITES,
     }
