@@ -68,6 +68,13 @@ def test_nothing_but_the_file_is_written_where_nothing_is_wanted(values, tmp_pat
     assert start_reporters(config, "0", 0) == []
 
 
+def test_a_step_without_anything_to_learn_from_shows_no_number_as_its_loss(tmp_path, capsys):
+    for loss, shown in ((1.5, "loss 1.5000"), (None, "loss –")):
+        with Metrics(tmp_path, 0, 1, []) as metrics:
+            metrics.advance(loss)
+        assert shown in capsys.readouterr().err
+
+
 # --------------------------------------------------------------------------------------------------------- environment
 
 

@@ -40,9 +40,9 @@ class Metrics:
             reporter.close()
         self._file.close()
 
-    def advance(self, loss: float) -> None:
-        """One step is done."""
-        self._progress.update(note=f"loss {loss:.4f}")
+    def advance(self, loss: float | None) -> None:
+        """One step is done; without a loss where there was nothing to learn from."""
+        self._progress.update(note="loss –" if loss is None else f"loss {loss:.4f}")
 
     def report(self, step: int, values: Mapping[str, float]) -> None:
         """Write the metrics of a step."""

@@ -173,7 +173,7 @@ def train(config: Config, start: Start = "new") -> Outcome:
             values["processor_seconds"] = time.process_time() - spent  # whoever else uses the machine
             interval.add(values)
             if metrics:
-                metrics.advance(values.get("loss", math.nan))
+                metrics.advance(values.get("loss"))
             stopped = agree(stop)
             measured_now: dict[str, float] = {}
             if learner.due(step) and stopped is None:
