@@ -237,7 +237,7 @@ def _parser() -> argparse.ArgumentParser:
     verb = _verb(kinds, "reorder", _eval_reorder, "putting shuffled images or actions in order, as in ENACT")
     verb.add_argument("--model", help=f"{_MODEL}; not needed to write questions")
     _what_to_ask(verb, n=100, out="reorder.json")
-    verb.add_argument("--lengths", nargs="+", type=_positive, default=[3, 4, 5], metavar="L", help="images, 3 to 10")
+    verb.add_argument("--lengths", nargs="+", type=_positive, metavar="L", help="images, 3 to 10; default: 3 4 5")
     verb.add_argument("--questions", type=Path, help="ask these, JSONL in ENACT's format, instead of our worlds")
     verb.add_argument("--images", type=Path, help="the folder that the questions' image paths start in")
     verb.add_argument("--write", type=Path, metavar="FOLDER", help="write questions and images here, and ask nobody")
@@ -793,8 +793,10 @@ def _compare(args: argparse.Namespace, _: list[str]) -> int:
 def _eval_reorder(args: argparse.Namespace, _: list[str]) -> int:
     from vagen.files import check_file, write_json
 
-    if wrong := [length for length in args.lengths if not 3 <= length <= 10]:
+    _refuse_idle_options(args)
+    if wrong := [length for length in args.lengths or () if not 3 <= length <= 10]:
         raise UsageError(f"--lengths {wrong[0]}: episodes of 3 to 10 images can be put in order")
+    args.lengths = args.lengths or [3, 4, 5]
     if args.write is not None:
         return _write_reorder(args)
     if args.model is None:
@@ -813,6 +815,17 @@ def _eval_reorder(args: argparse.Namespace, _: list[str]) -> int:
     print(table(rows), file=sys.stderr)
     print(args.out)
     return 0
+
+
+def _refuse_idle_options(args: argparse.Namespace) -> None:
+    """Options of reordering that would change nothing beside others."""
+    given = [name for name in ("write", "questions", "worlds", "lengths", "images", "model") if getattr(args, name)]
+    idle = {"write": ("questions", "images", "model"), "questions": ("worlds", "lengths")}
+    for decisive, others in idle.items():
+        if decisive in given and (beside := [name for name in others if name in given]):
+            raise UsageError(f"{_option(beside[0])} changes nothing beside {_option(decisive)}: leave one of them out")
+    if "images" in given and "questions" not in given:
+        raise UsageError("--images is the folder of the images of --questions: give that too")
 
 
 def _write_reorder(args: argparse.Namespace) -> int:
