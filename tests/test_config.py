@@ -397,3 +397,8 @@ def test_child_processes_do_not_spin(monkeypatch):
 def test_names_from_registries_are_told_with_their_key(key, names):
     meaning = next(known.meaning for known in described() if known.name == key)
     assert [name for name in names if name not in re.split(r"[\s,;]+", meaning)] == []
+
+
+def test_every_key_says_what_it_means_beside_its_choices():
+    silent = [key.name for key in described() if re.fullmatch(r"(\S+( or \S+)*)?", key.meaning)]
+    assert silent == []

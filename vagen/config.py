@@ -85,12 +85,20 @@ class Section(BaseModel):
 class Collect(Section):
     """What ``vagen collect`` gathers."""
 
-    worlds: Names = Field(default=("minigrid-rooms-6x6", "sokoban-6x6", "frozenlake-6x6"), min_length=1)
+    worlds: Names = Field(
+        default=("minigrid-rooms-6x6", "sokoban-6x6", "frozenlake-6x6"),
+        min_length=1,
+        description="which: `vagen worlds` lists them",
+    )
     episodes: int = Field(default=1000, gt=0, description="trajectories per world")
     max_steps: int = Field(default=10, gt=0, description="an episode is cut here, if the world has not ended before")
-    behaviour: Literal["random", "expert", "mixture"] = "mixture"
+    behaviour: Literal["random", "expert", "mixture"] = Field(
+        default="mixture", description="who plays: actions at random, the solver, or the solver with some at random"
+    )
     epsilon: float = Field(default=0.5, ge=0, le=1, description="mixture: chance of a random action at each step")
-    split: Literal["train", "val", "test"] = "train"
+    split: Literal["train", "val", "test"] = Field(
+        default="train", description="which layouts: no layout is in two splits"
+    )
     shard_size: int = Field(default=500, gt=0, description="trajectories per shard")
     license: str = Field(default="apache-2.0", description="of the data, by the Hub's name; for the dataset card")
 
@@ -98,13 +106,15 @@ class Collect(Section):
 class Tiny(Section):
     """A small VLM with random weights: a real ``transformers`` architecture, sized for two CPU cores."""
 
-    architecture: Literal["idefics3", "llava", "qwen2_5_vl", "qwen3_vl"] = "idefics3"
-    hidden_size: PositiveInt = 96
-    layers: PositiveInt = 3
+    architecture: Literal["idefics3", "llava", "qwen2_5_vl", "qwen3_vl"] = Field(
+        default="idefics3", description="whose code in transformers it is"
+    )
+    hidden_size: PositiveInt = Field(default=96, description="width of the language model")
+    layers: PositiveInt = Field(default=3, description="of the language model")
     expansion: PositiveInt = Field(default=2, description="width of the language model's MLPs over hidden_size")
     head_size: PositiveInt = Field(default=16, description="small: many heads find how two images differ sooner")
-    vision_hidden_size: PositiveInt = 64
-    vision_layers: PositiveInt = 2
+    vision_hidden_size: PositiveInt = Field(default=64, description="width of the vision tower")
+    vision_layers: PositiveInt = Field(default=2, description="of the vision tower")
     image_size: PositiveInt = Field(default=48, description="pixels per side: boards are never resized")
     patch_size: PositiveInt = Field(default=8, description="pixels per side of a vision patch: one tile")
     merge: PositiveInt = Field(
@@ -139,7 +149,7 @@ class Lora(Section):
 
     rank: NonNegativeInt = Field(default=0, description="0: no adapters, all weights are trained")
     alpha: float = Field(default=32.0, gt=0, description="adapters count alpha / rank times")
-    dropout: Share = 0.0
+    dropout: Share = Field(default=0.0, description="share of the adapters' inputs that a training step leaves out")
     targets: str = Field(
         default=r".*(language|text)_model\.layers\..*_proj",
         description="regular expression for the whole names of the linear layers that get adapters",
@@ -208,7 +218,7 @@ class Clozes(Section):
         description="how many of the clozes are asked about a window, drawn anew for each; default: all. With many "
         "clozes, fewer at a time leave room for more windows",
     )
-    representation: Representation = "grid"
+    representation: Representation = Field(default="grid", description="how states are written and read")
     history: NonNegativeInt = Field(
         default=0,
         description="images of a trajectory that may come before a cloze's own; a group then asks its clozes after "
@@ -282,11 +292,17 @@ class Optimizer(Section):
     )
     lr: float = Field(default=1.5e-3, gt=0, description="of AdamW, at the peak")
     rates: Rates = Rates()
-    betas: tuple[Share, Share] = (0.9, 0.95)
+    betas: tuple[Share, Share] = Field(
+        default=(0.9, 0.95), description="of AdamW: how slowly its means of gradients and of their squares move"
+    )
     muon_lr: float = Field(default=0.02, gt=0, description="of Muon, at the peak: the spectral norm of an update")
     momentum: float = Field(default=0.95, ge=0, lt=1, description="of Muon")
-    weight_decay: float = Field(default=0.01, ge=0)
-    schedule: Literal["wsd", "cosine", "linear", "constant"] = "wsd"
+    weight_decay: float = Field(
+        default=0.01, ge=0, description="share of a weight that an update takes away, times the learning rate"
+    )
+    schedule: Literal["wsd", "cosine", "linear", "constant"] = Field(
+        default="wsd", description="of the rate after warming up; wsd: it stays, and decays at the end"
+    )
     warmup_steps: int = Field(default=50, ge=0, description="steps in which the rate rises to its peak")
     decay: float = Field(default=0.3, ge=0, le=1, description="wsd: share of the steps, at the end, that it takes")
     final_lr: float = Field(
@@ -316,7 +332,7 @@ class Validation(Section):
     every: NonNegativeInt = Field(default=0, description="steps from one time to the next; 0: never")
     clozes: Names = Field(default=(), description="names or patterns; default: those that are trained")
     n: int = Field(default=64, gt=0, description="samples per world and cloze")
-    batch: int = Field(default=128, gt=0)
+    batch: int = Field(default=128, gt=0, description="questions answered at a time by one process")
     seed: NonNegativeInt = Field(default=2, description="decides the questions")
     best: str = Field(
         default="eval/accuracy",
@@ -328,7 +344,7 @@ class Validation(Section):
 class Train(Section):
     """The training loop."""
 
-    steps: int = Field(default=2000, gt=0)
+    steps: int = Field(default=2000, gt=0, description="updates of the weights; under rl, batches of episodes")
     rows: int = Field(
         default=16, gt=0, description="groups of clozes per step, over all processes; each a packed row by default"
     )
@@ -348,7 +364,9 @@ class Train(Section):
         default=0, description="1: optimizer states, 2: and gradients, 3: and parameters spread over the processes"
     )
     offload: Offload = Offload()
-    precision: Literal["fp32", "bf16"] = "fp32"
+    precision: Literal["fp32", "bf16"] = Field(
+        default="fp32", description="of the forward and backward pass; bf16 is for GPUs"
+    )
     workers: NonNegativeInt | None = Field(
         default=None,
         description="data loading processes per training process; default: as many as there are cores left, at most 4",
@@ -383,10 +401,14 @@ class EvaluateSampling(Sampling):
 class Evaluate(Section):
     """What ``vagen quickstart`` measures after training."""
 
-    clozes: Names = Field(default=("state_estimation", "forward_dynamics", "inverse_dynamics"), min_length=1)
+    clozes: Names = Field(
+        default=("state_estimation", "forward_dynamics", "inverse_dynamics"),
+        min_length=1,
+        description="what is asked, by names or patterns",
+    )
     n: int = Field(default=300, gt=0, description="samples per world and cloze")
     episodes: int = Field(default=100, gt=0, description="episodes per world and agent")
-    batch: int = Field(default=128, gt=0)
+    batch: int = Field(default=128, gt=0, description="questions, or episodes, answered at a time")
     seed: NonNegativeInt = Field(default=1, description="decides the questions")
     sampling: EvaluateSampling = EvaluateSampling()
 
@@ -397,7 +419,7 @@ class Rollouts(Section):
     worlds: Names = Field(min_length=1, description="groups take turns among them")
     groups: PositiveInt = Field(default=8, description="groups per step, over all processes: so many initial states")
     members: PositiveInt = Field(default=8, description="episodes of a group; 1 for PPO without groups")
-    strategy: Strategy = "free_think"
+    strategy: Strategy = Field(default="free_think", description="what a response consists of")
     context: Literal["concat", "window", "no_concat"] = Field(
         default="concat", description="what is seen in a turn: the whole conversation, its last turns, or the present"
     )
@@ -408,7 +430,7 @@ class Rollouts(Section):
     length: PositiveInt = Field(
         default=8192, description="tokens of a prompt and the longest response to it; an episode is cut before more"
     )
-    temperature: float = Field(default=1.0, gt=0)
+    temperature: float = Field(default=1.0, gt=0, description="of sampling responses")
     batch: PositiveInt = Field(default=128, description="episodes played side by side by one process")
 
 
@@ -438,8 +460,10 @@ class Filter(Section):
         default="none", description="none, top_p, top_p_softmax, top_k, top_k_abs, min_p, dapo or vagen"
     )
     value: float = Field(default=0.9, description="the strategy's p or k")
-    mode: Literal["ragen_code", "ragen_paper"] = "ragen_code"
-    score: Literal["std", "variance"] = "std"
+    mode: Literal["ragen_code", "ragen_paper"] = Field(
+        default="ragen_code", description="top_p adds up scores, with a slack of 0.01, or their squares, with none"
+    )
+    score: Literal["std", "variance"] = Field(default="std", description="of the rewards of a group's episodes")
     outcome_gate: bool = Field(default=True, description="variance that comes from the form alone does not count")
     include_zero: bool = Field(default=True, description="keep groups of score 0 in the running")
     largest: bool = Field(default=True, description="prefer large scores; false: small ones, to see what it is worth")
@@ -472,7 +496,9 @@ class PolicyLoss(Section):
     clip_low: float = Field(default=0.2, ge=0, le=1, description="how far below 1 a ratio still counts")
     clip_high: float = Field(default=0.28, ge=0, description="how far above 1 a ratio still counts")
     dual_clip: float | None = Field(default=3.0, gt=1, description="the largest ratio at a negative advantage")
-    aggregation: Literal["token-mean", "seq-mean-token-mean", "seq-mean-token-sum"] = "token-mean"
+    aggregation: Literal["token-mean", "seq-mean-token-mean", "seq-mean-token-sum"] = Field(
+        default="token-mean", description="of the losses of tokens: over all, or first over those of an episode"
+    )
     positive: float = Field(default=1.0, ge=0, description="weight of tokens of positive advantage")
     negative: float = Field(default=1.0, ge=0, description="weight of tokens of negative advantage")
     entropy: float = Field(default=0.0, ge=0, description="bonus for the entropy of each token")
@@ -486,8 +512,10 @@ class Divergence(Section):
     """Staying near the policy that training began with."""
 
     weight: float = Field(default=0.0, ge=0, description="0: there is no reference")
-    kind: Literal["k1", "k2", "k3"] = "k3"
-    where: Literal["loss", "reward"] = "loss"
+    kind: Literal["k1", "k2", "k3"] = Field(
+        default="k3", description="how it is estimated; k1: unbiased, k2: with little variance, k3: both"
+    )
+    where: Literal["loss", "reward"] = Field(default="loss", description="what it is added to or taken from")
 
 
 class Critic(Section):
@@ -517,7 +545,7 @@ class Auxiliary(Section):
 class WarmUp(Section):
     """Supervised steps before reinforcement: collect, write the truth into responses, learn them and the clozes."""
 
-    steps: NonNegativeInt = 0
+    steps: NonNegativeInt = Field(default=0, description="before those that train.steps counts; 0: no warm-up")
     behaviour: Literal["random", "expert", "mixture", "self"] = Field(
         default="random", description="random teaches the form of responses and nothing about acting; self: the policy"
     )
@@ -534,7 +562,7 @@ class Evaluation(Section):
 
     every: NonNegativeInt = Field(default=10, description="steps from one time to the next; 0: never")
     episodes: PositiveInt = Field(default=128, description="per world")
-    split: Literal["val", "test"] = "val"
+    split: Literal["val", "test"] = Field(default="val", description="whose layouts are played")
     temperature: float = Field(default=0.0, ge=0, description="0: greedy")
     seed: NonNegativeInt = Field(default=2, description="decides the initial states")
     patience: PositiveInt | None = Field(
