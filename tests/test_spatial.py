@@ -183,6 +183,7 @@ def test_the_card_counts_and_other_folders_are_left_alone(folder, tmp_path):
     card = (folder / "README.md").read_text()
     assert "| train | among | 40 |" in card
     assert "split: validation" in card
+    assert "--model.tiny.image_size=32" in card  # the tiny model takes images of its own size only
     (tmp_path / "thesis.tex").write_text("work")
     with pytest.raises(OutputError, match=r"has no README\.md"):
         write(tmp_path, BoxRenderer(), SETTINGS, Amounts(1, 0, 0), (), 0, 32)

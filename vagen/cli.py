@@ -165,7 +165,7 @@ def _parser() -> argparse.ArgumentParser:
     verb.add_argument("--prompts", type=Path, help="templates, YAML; default: those that come with the package")
     verb.add_argument("--size", type=_positive, default=224, help="pixels per side of the images")
     verb.add_argument("--seed", type=_natural, default=0, help="equal seeds write equal questions")
-    verb.add_argument("--output", type=Path, required=True, help="the folder to make")
+    verb.add_argument("--output", type=Path, required=True, help="the folder to make; replaces an earlier one")
 
     verb = _verb(
         verbs,

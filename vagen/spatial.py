@@ -50,11 +50,13 @@ Every object that a question needs is seen by a camera that is shown. Right answ
 two fixed answers each is right equally often, and names tell nothing: without looking, chance is all there is.
 
 ```bash
-vagen train --config configs/spatial.yaml --questions.files train.raw_qa.jsonl --output outputs/spatial
-vagen eval mindcube --questions test.jsonl --images . --model outputs/spatial/checkpoints/step-*/model \\
-    --task raw_qa --out responses.jsonl
+vagen train --config configs/spatial.yaml --questions.files train.{task}.jsonl --model.tiny.image_size={size} \\
+    --output outputs/spatial
+vagen eval mindcube --questions test.jsonl --images . --model outputs/spatial --task {task} --out responses.jsonl
 vagen score mindcube responses.jsonl --mode strict --out score.json --baseline-train train.jsonl
 ```
+
+A folder written with `--prompts` is asked with the same `--prompts`.
 """
 
 
@@ -191,5 +193,6 @@ def _card(
         seed=seed,
         size=size,
         table="\n".join(lines),
+        task=next((wording.task for wording in wordings), "raw_qa"),
         tasks=", ".join(f"`{wording.task}`" for wording in wordings) or "none here",
     )
