@@ -457,12 +457,12 @@ def check_whatever_is_realised_goes_on(make: Make) -> None:
     """Answers of models may describe any state: what a world takes for one of its own, it can step from."""
     world = make()
     rng = np.random.default_rng(0)
+    facing = sorted({agent.detail for state in random_states(world, 5) for agent in state.facts.of_kind("agent")})
     for state in random_states(world, 20):
         agents = state.facts.of_kind("agent")
         others = sorted(state.facts.things - set(agents))
         if len(agents) != 1 or not others:
             return
-        facing = sorted({agent.detail for other in random_states(world, 5) for agent in other.facts.of_kind("agent")})
         for _ in range(20):
             x, y = rng.integers(world.schema.width), rng.integers(world.schema.height)
             agent = Thing("agent", int(x), int(y), str(rng.choice(facing)))

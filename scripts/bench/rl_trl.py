@@ -13,7 +13,7 @@ from typing import Any
 import datasets  # type: ignore[import-not-found]
 from clozes import WORLD, make_chat
 from rl_ours import LEARNING_RATE, arguments
-from train_trl import Turns, png
+from train_trl import AS_OURS, Turns, png
 from trl import GRPOConfig, GRPOTrainer  # type: ignore[import-not-found]
 from worker import Serving
 
@@ -36,16 +36,7 @@ def main() -> None:
             temperature=1.0,
             beta=0.0,
             learning_rate=LEARNING_RATE,
-            lr_scheduler_type="constant",
-            max_steps=10**9,
-            bf16=False,
-            use_cpu=True,
-            gradient_checkpointing=False,
-            save_strategy="no",
-            logging_strategy="no",
-            report_to=[],
-            disable_tqdm=True,
-            optim="adamw_torch",
+            **AS_OURS,
         )
         text = chat.policy.processor.apply_chat_template(rows[0]["prompt"], tokenize=False, add_generation_prompt=True)
         prompt = chat.policy.processor(text=[text], images=[rows[0]["images"]])["input_ids"][0]

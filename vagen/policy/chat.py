@@ -390,6 +390,13 @@ def told_apart(prompt: Prompt, pictures: Sequence[Picture]) -> NDArray[np.int64]
     return keys
 
 
+def common_start(one: NDArray[np.int64], other: NDArray[np.int64]) -> int:
+    """How many tokens two sequences begin with alike."""
+    length = min(len(one), len(other))
+    differing = np.flatnonzero(one[:length] != other[:length])
+    return int(differing[0]) if len(differing) else length
+
+
 def _message(role: str, text: str, images: int = 0) -> dict[str, Any]:
     """A message in the form of chat templates, its images first."""
     return {"role": role, "content": [*({"type": "image"} for _ in range(images)), {"type": "text", "text": text}]}

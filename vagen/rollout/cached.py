@@ -21,7 +21,7 @@ from numpy.typing import NDArray
 from transformers import Cache
 
 from vagen.policy.attention import attention_of, check_packable, packed_attention
-from vagen.policy.chat import Chat, Picture, told_apart
+from vagen.policy.chat import Chat, Picture, common_start, told_apart
 from vagen.policy.packing import shared_images
 from vagen.rollout.engine import Request, Sampled
 from vagen.rollout.sampling import GREEDY, Sampling, choose
@@ -348,6 +348,4 @@ def _mask(begin: torch.Tensor, length: int, columns: int, implementation: str, d
 
 def _common(known: NDArray[np.int64], keys: NDArray[np.int64]) -> int:
     """How many tokens two sequences begin with alike; the last of ``keys`` is never counted, its logits are wanted."""
-    length = min(len(known), len(keys) - 1)
-    differing = np.flatnonzero(known[:length] != keys[:length])
-    return int(differing[0]) if len(differing) else length
+    return common_start(known, keys[:-1])

@@ -11,13 +11,12 @@ from collections.abc import Sequence
 
 import numpy as np
 import torch
-from numpy.typing import NDArray
 
 from vagen.cloze.build import build
 from vagen.cloze.grammar import named
 from vagen.cloze.sample import Sample, simulator
 from vagen.mdp import Trajectory
-from vagen.policy.chat import Chat, Encoded
+from vagen.policy.chat import Chat, Encoded, common_start
 from vagen.policy.constrain import Automaton, Constrainer
 from vagen.policy.generate import score_encoded
 from vagen.rl.diagnostics import random_guess_perplexity, state_perplexity
@@ -81,7 +80,7 @@ class Knowledge:
             return [Encoded(chat.prompt(sample, pictures), chat.answer_tokens(sample.answer)[:-1], pictures)]
         before = chat.answer_tokens(self._opening)[:-1]
         whole = chat.answer_tokens(self._opening + sample.answer)[:-1]
-        shared = _common(before, whole)  # a token may reach from the opening into the state
+        shared = common_start(before, whole)  # a token may reach from the opening into the state
         return [Encoded(turn.prompt, tokens, turn.pictures) for tokens in (whole, whole[:shared])]
 
 
@@ -110,10 +109,3 @@ def _contents(sample: Sample) -> list[int]:
     """How many contents each cell of a sample's board could have."""
     schema = sample.world.schema
     return [len(schema.contents)] * (schema.width * schema.height)
-
-
-def _common(one: NDArray[np.int64], other: NDArray[np.int64]) -> int:
-    """How many tokens two texts begin with alike."""
-    length = min(len(one), len(other))
-    differing = np.flatnonzero(one[:length] != other[:length])
-    return int(differing[0]) if len(differing) else length

@@ -10,11 +10,9 @@ import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
-from vagen.evaluate.report.inputs import Record
+from vagen.evaluate.report.inputs import Points, Record, points
 
 LASTING = 3  # reports in a row
-
-Points = list[tuple[float, float]]
 
 
 @dataclass(frozen=True)
@@ -30,12 +28,6 @@ def alarms(metrics: Sequence[Record]) -> list[Alarm]:
     """Everything suspicious in the metrics of a run, the earliest first."""
     found = [alarm for rule in RULES if (alarm := rule(metrics)) is not None]
     return sorted(found, key=lambda alarm: alarm.step)
-
-
-def points(metrics: Sequence[Record], key: str) -> Points:
-    """(step, value) of a metric where it was measured and is finite."""
-    pairs = ((record["step"], record.get(key, math.nan)) for record in metrics)
-    return [(step, value) for step, value in pairs if math.isfinite(value)]
 
 
 def _lasting(found: Points, wrong: Callable[[float], bool], reports: int = LASTING) -> tuple[float, float] | None:

@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Sequence
 
 from matplotlib.axes import Axes
 from matplotlib.ticker import LogLocator, MaxNLocator, NullLocator
 
 from vagen.evaluate.report.charts import SERIES_COLOURS, Curve, Panel, chart, look
-from vagen.evaluate.report.inputs import Record
+from vagen.evaluate.report.inputs import Points, Record, points
 
 
 def loss_panels(metrics: Sequence[Record]) -> list[Panel]:
@@ -20,8 +19,8 @@ def loss_panels(metrics: Sequence[Record]) -> list[Panel]:
     clozes = list(dict.fromkeys(cloze for _, cloze in cells))
     panels = {"All worlds": [_curve("total loss", total, (len(clozes) % SERIES_COLOURS, ()))]} if total else {}
     for world, cloze in cells:
-        if points := _points(metrics, f"loss/{world}/{cloze}"):
-            panels.setdefault(world, []).append(_curve(cloze, points, look(clozes.index(cloze))))
+        if line := _points(metrics, f"loss/{world}/{cloze}"):
+            panels.setdefault(world, []).append(_curve(cloze, line, look(clozes.index(cloze))))
     losses = [loss for curves in panels.values() for curve in curves for _, loss in curve.points]
     return [
         Panel(title, curves, _chart(f"chart{number}", title, curves, (min(losses), max(losses))))
@@ -29,10 +28,9 @@ def loss_panels(metrics: Sequence[Record]) -> list[Panel]:
     ]
 
 
-def _points(metrics: Sequence[Record], key: str) -> list[tuple[float, float]]:
+def _points(metrics: Sequence[Record], key: str) -> Points:
     """What a logarithmic axis can show of a metric: a diverged run's NaN and infinities are left out, as is 0."""
-    pairs = ((record["step"], record.get(key, math.nan)) for record in metrics)
-    return [(step, value) for step, value in pairs if math.isfinite(value) and value > 0]
+    return [(step, value) for step, value in points(metrics, key) if value > 0]
 
 
 def _curve(name: str, points: list[tuple[float, float]], drawn: tuple[int, tuple[float, ...]]) -> Curve:

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+import math
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Any, TypeVar
@@ -20,11 +21,18 @@ MADE_BY = {
 
 T = TypeVar("T")
 Record = dict[str, float]  # one line of metrics.jsonl
+Points = list[tuple[float, float]]
 Share = Annotated[float, Field(ge=0, le=1)]
 
 
 class ReportError(ValueError):
     """A run that no page can be made of; the message names the file and what is wrong with it."""
+
+
+def points(metrics: Sequence[Record], key: str) -> Points:
+    """(step, value) of a metric where it was measured and is finite."""
+    pairs = ((record["step"], record.get(key, math.nan)) for record in metrics)
+    return [(step, value) for step, value in pairs if math.isfinite(value)]
 
 
 class _Input(BaseModel):

@@ -9,9 +9,8 @@ from typing import Literal
 from matplotlib.axes import Axes
 from matplotlib.ticker import LogLocator, MaxNLocator, NullLocator
 
-from vagen.evaluate.report.alarms import points
 from vagen.evaluate.report.charts import Curve, Panel, chart, look
-from vagen.evaluate.report.inputs import Record
+from vagen.evaluate.report.inputs import Record, points
 
 Scale = Literal["share", "linear", "log"]
 
