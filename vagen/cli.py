@@ -335,7 +335,7 @@ def _verb(verbs, name, run, help, configurable=False) -> argparse.ArgumentParser
         allow_abbrev=False,
         formatter_class=_Help,
     )
-    parser.set_defaults(run=run, configurable=configurable)
+    parser.set_defaults(run=run, configurable=configurable, default_of=parser.get_default)
     return parser
 
 
@@ -819,8 +819,11 @@ def _eval_reorder(args: argparse.Namespace, _: list[str]) -> int:
 
 def _refuse_idle_options(args: argparse.Namespace) -> None:
     """Options of reordering that would change nothing beside others."""
-    given = [name for name in ("write", "questions", "worlds", "lengths", "images", "model") if getattr(args, name)]
-    idle = {"write": ("questions", "images", "model"), "questions": ("worlds", "lengths")}
+    given = {name for name, value in vars(args).items() if value != args.default_of(name)}
+    idle = {
+        "write": ("questions", "images", "model", "batch", "max_new_tokens", "out"),
+        "questions": ("worlds", "lengths", "n", "seed", "split"),
+    }
     for decisive, others in idle.items():
         if decisive in given and (beside := [name for name in others if name in given]):
             raise UsageError(f"{_option(beside[0])} changes nothing beside {_option(decisive)}: leave one of them out")

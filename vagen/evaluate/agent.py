@@ -23,9 +23,10 @@ def evaluate(
     """Success of each agent in each world, on the same episodes.
 
     Returns:
-        ``{"rows": [{world, agent, n, errors, success, ci_low, ci_high, mean_return, mean_steps, example}], …}`` where
-        ``errors`` counts episodes that a world broke off by an error of its own, which count for nothing else, and
-        ``example`` is the longest successful of the first episodes, else the first one: ``{"snapshots", "actions"}``.
+        A dictionary with a list ``rows``, each of ``world, agent, n, errors, success, ci_low, ci_high, mean_return,
+        mean_steps`` and ``example``. ``errors`` counts episodes that a world broke off by an error of its own, which
+        count for nothing else; ``example`` has the ``snapshots`` and ``actions`` of the longest successful of the
+        first episodes, else of the first one.
 
     Raises:
         WorldError: all episodes of a world were broken off; says by what.

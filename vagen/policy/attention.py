@@ -123,8 +123,8 @@ def attention_mask(ends: torch.Tensor, implementation: str, dtype: torch.dtype) 
         dtype: floating point type of the model.
 
     Returns:
-        A ``BlockMask`` for FlexAttention; for :mod:`vagen.policy.trie_attention` its own form where that is worth
-        while; (B, 1, L, L) bool, or for the eager implementation numbers to add to scores.
+        A ``BlockMask`` for FlexAttention; the intervals themselves for ``trie_sdpa`` where it is worth while; else
+        (B, 1, L, L) bool, or for the eager implementation numbers to add to scores.
     """
     if implementation == "flex_attention":
         return _block_mask(ends)

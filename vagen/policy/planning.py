@@ -90,7 +90,7 @@ def plan(
         ranks: processes.
 
     Returns:
-        ``plan[rank][pass][row]``: the samples of a row; there may be rows without.
+        ``plan[rank][pass][row]``, the samples of a row; there may be rows without.
 
     Raises:
         ModelError: a sample is longer than a row may be.

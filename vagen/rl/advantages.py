@@ -82,7 +82,7 @@ def bi_level_gae(
         bootstrap: (B,) value of the state after the row's last turn; 0 where it is terminal (the default).
 
     Returns:
-        (B, T) advantages and returns, as :func:`gae`.
+        (B, T) advantages and (B, T) returns ``A_t + V_t``; both 0 outside responses.
     """
     rewards, values = as_float(rewards, values)
     turns = turns_of(turn_ids)
@@ -273,8 +273,8 @@ def bootstrap_values(values: Tensor, mask: Tensor, truncated: Tensor, next_value
         next_values: (B,) value at the first position of the turn that would have followed; NaN where it is not known.
 
     Returns:
-        (B,): 0 where the row terminated, else ``next_values`` where known, else the value at the last response token.
-        0 for a row without any.
+        (B,) values, 0 where the row terminated, else ``next_values`` where known, else the value at the last response
+        token. 0 for a row without any.
     """
     (values,) = as_float(values)
     mask = mask.bool()

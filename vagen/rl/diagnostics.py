@@ -98,7 +98,7 @@ def mutual_information(
             Retrieving an equal prompt counts as right. (All columns count in the mixture, as they do in the batch.)
 
     Returns:
-        ``mi_sequence``, ``mi_token_code``, ``mi_token_paper``: mutual information I(X; Z) as the mean of
+        Mutual information I(X; Z) as ``mi_sequence``, ``mi_token_code`` and ``mi_token_paper``, the means of
         :class:`Information`; at most log M per sequence. ``h_z_given_x`` = -mean matched and ``h_z`` = -mean marginal,
         entropies of whole sequences, whose difference is ``mi_sequence``. ``retrieval@k`` for k = 1, 2, 4, 8: how
         often the own prompt is among the k that make the reasoning most probable, in expectation over ties broken at
