@@ -6,7 +6,7 @@ import re
 from collections.abc import Iterator
 from typing import Any
 
-from vagen.cli import _parser
+from vagen import cli
 from vagen.cloze.grammar import FAMILIES, NAMED, named
 from vagen.config import described
 
@@ -27,7 +27,7 @@ def on_page_content(html: str, **_: Any) -> str:
 
 
 def _cli() -> str:
-    return "\n\n".join(f"## {name}\n\n```text\n{parser.format_help()}```" for name, parser in _commands(_parser()))
+    return "\n\n".join(f"## {name}\n\n```text\n{parser.format_help()}```" for name, parser in _commands(cli.parser()))
 
 
 def _commands(parser: argparse.ArgumentParser) -> Iterator[tuple[str, argparse.ArgumentParser]]:

@@ -386,7 +386,7 @@ def every_command(parser: argparse.ArgumentParser) -> Iterator[argparse.Argument
             yield from every_command(choice)
 
 
-@pytest.mark.parametrize("parser", list(every_command(vagen.cli._parser())), ids=lambda parser: parser.prog)
+@pytest.mark.parametrize("parser", list(every_command(vagen.cli.parser())), ids=lambda parser: parser.prog)
 def test_help_explains_every_option_and_says_its_default(parser):
     for action in parser._actions:
         assert action.help, f"{parser.prog} {action.option_strings or action.dest} has no help"

@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from vagen.cli import _overrides, _parser
+from vagen.cli import _overrides, parser
 from vagen.config import load
 
 ROOT = Path(__file__).parents[1]
@@ -28,7 +28,7 @@ def commands(page: Path) -> list[str]:
 def test_commands_are_understood(page):
     for command in commands(page):
         words = shlex.split(command, comments=True)[1:]
-        parsed, rest = _parser().parse_known_args(words)
+        parsed, rest = parser().parse_known_args(words)
         config = ROOT / (getattr(parsed, "config", None) or "none")
         load(config if config.is_file() else None, _overrides(rest, allowed=parsed.configurable))
 

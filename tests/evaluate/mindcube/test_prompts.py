@@ -4,7 +4,7 @@ import json
 
 import pytest
 
-import vagen.cli
+from vagen.cli.options import MINDCUBE_TASKS
 from vagen.config import shipped
 from vagen.evaluate.mindcube.maps import check_map, find_map
 from vagen.evaluate.mindcube.prompts import MAP_GIVEN, TASKS, Wording, read_wording
@@ -135,4 +135,4 @@ def test_a_task_that_gives_a_map_needs_a_template_that_does(write_prompts):
 
 
 def test_the_command_line_knows_every_task():
-    assert tuple(vagen.cli._MINDCUBE_TASKS) == TASKS
+    assert tuple(MINDCUBE_TASKS) == TASKS
