@@ -582,6 +582,11 @@ class Diagnostics(Section):
 
     every: NonNegativeInt = Field(default=10, description="steps from one time to the next; 0: never")
     turns: int = Field(default=16, gt=1, description="reasonings that mutual information is measured on")
+    gradients: bool = Field(
+        default=False,
+        description="also how large the gradients of the task and of the regularisers are, by how much the rewards of "
+        "a group vary: as much work as an update or more; train.zero_stage 0 only",
+    )
 
 
 class Rl(Section):

@@ -307,6 +307,29 @@ class Engine:
                 self._engine.step()
         return norm if self.zero_stage == 0 else float(self._engine.get_global_grad_norm())
 
+    def gradient_norms(
+        self, batches: Sequence[Batch], losses: Callable[[int, torch.Tensor], Sequence[torch.Tensor | None]]
+    ) -> list[float]:
+        """Global norms of the gradients of several losses, and no update; ZeRO 0 only, where gradients are whole.
+
+        Args:
+            batches: of this process; every process must have as many.
+            losses: (number of a batch, its outputs) -> its part of each loss, summed as by :meth:`update`.
+        """
+        assert self.zero_stage == 0, "elsewhere no process has a whole gradient"
+        parameters = [parameter for parameter in self._engine.module.parameters() if parameter.requires_grad]
+        totals: list[list[torch.Tensor]] = []
+        for number, batch in enumerate(batches):
+            parts = losses(number, self._engine.module(batch.to(self.device, self.dtype)))
+            totals = totals or [[torch.zeros_like(parameter) for parameter in parameters] for _ in parts]
+            for total, part in zip(totals, parts, strict=True):
+                if part is not None:
+                    found = torch.autograd.grad(part, parameters, retain_graph=True, allow_unused=True)
+                    for sum_so_far, own in zip(total, found, strict=True):
+                        if own is not None:
+                            sum_so_far += own
+        return [float(self.sum(torch.cat([own.flatten() for own in total])).norm()) for total in totals]
+
     @torch.no_grad()
     def copy(self, pairs: Iterable[tuple[torch.nn.Parameter, torch.nn.Parameter]]) -> None:
         """Give the second parameter of each pair, which is not trained, the values of the first."""

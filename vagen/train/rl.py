@@ -54,8 +54,10 @@ from vagen.train.experience import (
     response_batch,
     targets,
 )
+from vagen.train.gradients import by_variance, gradient_metrics, variances
 from vagen.train.knowledge import Knowledge
 from vagen.train.metrics import Metrics
+from vagen.train.objective import Terms, policy_terms
 from vagen.train.optimizer import ParameterGroup
 from vagen.train.playing import (
     Played,
@@ -120,6 +122,11 @@ def prepare(config: Config, start: Start) -> Rl:
         raise ConfigError(
             "rl.divergence stays near the model without adapters, and rl.warmup moves away from it: leave one out, or "
             "merge the adapters after a run of the warm-up alone"
+        )
+    if rl.diagnostics.gradients and (config.train.zero_stage or not rl.diagnostics.every):
+        raise ConfigError(
+            "rl.diagnostics.gradients measures whole gradients every rl.diagnostics.every steps: set "
+            "train.zero_stage=0 and rl.diagnostics.every"
         )
     if rl.auxiliary.weight is not None or rl.warmup.clozes or rl.source == "clozes":
         for name, pattern in _patterns(config).items():
@@ -330,7 +337,7 @@ class Learner:
             raise ConfigError(str(error)) from None
         if not kept:
             return values, state
-        if self.rl.diagnostics.every and step % self.rl.diagnostics.every == 0:
+        if self._diagnosed(step):
             values |= self._diagnose(episodes)
         own = [episode for episode in episodes if episode.group in kept and not episode.rollout.error]
         chunks = chunks_of(kept, self.rl.policy.minibatches)
@@ -364,6 +371,8 @@ class Learner:
         wanted = targets(everyone, self.rl, chunks)
         lengths = {one.number: one.lengths for one in everyone}
         of_number = {one.number: one for one in everyone}
+        if self.rl.diagnostics.gradients and self._diagnosed(step):
+            values |= self._gradients(own, everyone)
         scale = filters.loss_scale(sum(map(len, chunks)) / self.rl.rollouts.groups, self.rl.filter.scale)
         generator = np.random.default_rng([self.config.seed, step, 8])
         learning = step >= self.rl.critic.warmup or not needs_critic(self.rl)
@@ -517,23 +526,13 @@ class Learner:
 
     def _policy_loss(self, said: Outputs, own: Tokens, sums: Sums) -> torch.Tensor:
         settings, divergence = self.rl.policy, self.rl.divergence
+        terms = policy_terms(said, own, self.rl)
+        sums.add("loss", float(terms.task.detach()))
+        if terms.divergence is not None:
+            sums.add("loss/divergence", float(terms.divergence.detach()) / divergence.weight)
         bounds = (settings.clip_low, settings.clip_high, settings.dual_clip)
-        per_token = losses.ppo_clip(said.log_probs, own.old, own.advantages, *bounds)
-        per_token = per_token * losses.sign_weights(own.advantages, settings.positive, settings.negative)
-        if settings.sampler_cap is not None:
-            per_token = per_token * losses.sampler_weights(own.old, own.sampled, settings.sampler_cap)
-        task = (own.weights * per_token).sum()
-        sums.add("loss", float(task.detach()))
-        loss = task
-        if settings.entropy:
-            bonus = losses.entropy_loss(said.entropies, own.advantages, settings.positive, settings.negative)
-            loss = loss + settings.entropy * (own.weights * bonus).sum()
-        if divergence.weight and divergence.where == "loss":
-            away = (own.weights * losses.kl(said.log_probs, own.reference, divergence.kind)).sum()
-            sums.add("loss/divergence", float(away.detach()))
-            loss = loss + divergence.weight * away
         sums.policy(said, own, bounds, referenced=bool(divergence.weight))
-        return loss
+        return terms.sum()
 
     # ------------------------------------------------------------------------------------------------------- measuring
 
@@ -550,6 +549,27 @@ class Learner:
         counts = self.engine.sum(torch.tensor(own, dtype=torch.float64)).long().tolist()
         values = success_metrics(self.rl.rollouts.worlds, [(right, total) for right, total in counts])
         return values | {"eval/seconds": time.perf_counter() - began}
+
+    def _diagnosed(self, step: int) -> bool:
+        return bool(self.rl.diagnostics.every) and step % self.rl.diagnostics.every == 0
+
+    def _gradients(self, own: list[Episode], everyone: list[Measured]) -> Mapping[str, float]:
+        """Norms of the gradients that buckets of groups would give, each by itself."""
+        buckets, spread = by_variance(everyone), variances(everyone)
+        wanted = targets(everyone, self.rl, buckets)
+        lengths = {one.number: one.lengths for one in everyone}
+        of_number = {one.number: one for one in everyone}
+        norms = []
+        for bucket in buckets:
+            micros = self._planned([episode for episode in own if episode.group in bucket])
+            tokens = [self._tokens(micro, of_number, wanted, lengths, scale=1.0) for micro in micros]
+            norms.append(self.engine.gradient_norms([micro.batch for micro in micros], partial(self._terms, tokens)))
+        means = [sum(spread[group] for group in bucket) / len(bucket) for bucket in buckets]
+        return gradient_metrics(norms, means)
+
+    def _terms(self, tokens: Sequence[Tokens | None], number: int, stacked: torch.Tensor) -> Terms:
+        own = tokens[number]
+        return Terms(stacked.sum() * 0.0, None, None) if own is None else policy_terms(outputs(stacked), own, self.rl)
 
     def _diagnose(self, episodes: list[Episode]) -> dict[str, float]:
         """Whether reasoning still depends on what was seen, and states are known, by the first process's episodes."""

@@ -27,6 +27,12 @@ class _Chart:
 
 
 _MI = {"mi/mi_sequence": "about the prompt", "mi/image": "about its images alone", "mi/text": "about its text alone"}
+_QUARTERS = {
+    "gradient/task/1": "groups that vary least",
+    "gradient/task/2": "second quarter",
+    "gradient/task/3": "third quarter",
+    "gradient/task/4": "groups that vary most",
+}
 CHARTS: tuple[_Chart, ...] = (
     _Chart(
         "Reward by part",
@@ -74,6 +80,8 @@ CHARTS: tuple[_Chart, ...] = (
         {"gap/sampler": "mean", "gap/sampler_max": "largest", "ratio/first_gap": "ratios of the first update"},
     ),
     _Chart("Gradient", "log", "norm", {"grad_norm": "before clipping"}),
+    _Chart("Gradient of the task, by variance of rewards", "log", "norm", _QUARTERS),
+    _Chart("Regularisers in the gradient", "share", "", {"gradient/regularisers": "share of all norms"}),
     _Chart("Critic", "log", "squared error", {"values/error": "before the update"}),
     _Chart("Clozes beside", "log", "loss", {"labels": "weighted"}),
     _Chart("What reasoning tells", "linear", "nats per response", _MI, {"mi/mi_sequence": ("mi/low", "mi/high")}),
