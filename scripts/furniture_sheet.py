@@ -8,13 +8,12 @@ from __future__ import annotations
 import argparse
 from pathlib import Path
 
-import numpy as np
-from PIL import Image, ImageDraw
+from PIL import Image
 
+from vagen.evaluate.sheet import captioned, contact_sheet
 from worlds.rooms import COLOURS, KINDS, Camera, Item, Room
 from worlds.scene import SceneRenderer
 
-CAPTION = 14  # pixels
 CAMERA = Camera(2.3, 0.0, 180, height=1.45, pitch=-24, fov=40)
 
 
@@ -32,21 +31,16 @@ def main() -> None:
         named = [(kind, colours[number % len(colours)]) for number, kind in enumerate(KINDS)]
         rows = [named[start : start + 8] for start in range(0, len(named), 8)]
     args.output.parent.mkdir(parents=True, exist_ok=True)
-    Image.fromarray(np.concatenate([row(names, args.size, args.yaw) for names in rows])).save(args.output, quality=88)
+    renderer = SceneRenderer()
+    sheet = contact_sheet([[tile(renderer, *named, args.size, args.yaw) for named in row] for row in rows])
+    sheet.save(args.output, quality=88)
     print(args.output)
 
 
-def row(names: list[tuple[str, str]], size: int, yaw: float) -> np.ndarray:
-    """Pictures side by side, each above its name, (H, W, 3)."""
-    renderer = SceneRenderer()
-    tiles = []
-    for kind, colour in names:
-        tile = Image.new("RGB", (size, size + CAPTION), "white")
-        picture = renderer.render(Room(5, 5, (Item(kind, colour, 0, 0, yaw),)), [CAMERA], size)[0]
-        tile.paste(Image.fromarray(picture))
-        ImageDraw.Draw(tile).text((3, size + 1), f"{colour} {kind}", "black")
-        tiles.append(np.asarray(tile))
-    return np.concatenate(tiles, axis=1)
+def tile(renderer: SceneRenderer, kind: str, colour: str, size: int, yaw: float) -> Image.Image:
+    """A thing above its name."""
+    room = Room(5, 5, (Item(kind, colour, 0, 0, yaw),))
+    return captioned(renderer.render(room, [CAMERA], size)[0], f"{colour} {kind}")
 
 
 if __name__ == "__main__":

@@ -17,14 +17,13 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
-from PIL import Image, ImageDraw
 
+from vagen.evaluate.sheet import captioned, contact_sheet, in_rows
 from worlds.rooms import CEILINGS, COLOURS, FIXTURES, FLOORS, KINDS, WALL_COLOURS, Camera, Item, Room
 from worlds.scene import SceneRenderer
 
 SIZE = 224  # pixels of a picture
 COLUMNS, ROWS = 5, 4  # of a sheet
-NUMBER = 14  # pixels below a picture, for its number
 CLOSE, AS_ASKED = 36.0, 80.0  # degrees of view: one thing fills the picture, or is as small as in spatial questions
 FRONT = 60.0  # degrees by which things are turned, at most, that cannot be named from behind
 
@@ -76,11 +75,11 @@ def write(drawn: list[Lot], folder: Path) -> None:
     renderer = SceneRenderer()
     per_sheet = COLUMNS * ROWS
     for start in range(0, len(drawn), per_sheet):
-        sheet = Image.new("RGB", (COLUMNS * SIZE, ROWS * (SIZE + NUMBER)), "white")
-        for place, lot in enumerate(drawn[start : start + per_sheet]):
-            x, y = place % COLUMNS * SIZE, place // COLUMNS * (SIZE + NUMBER)
-            sheet.paste(Image.fromarray(renderer.render(lot.room, [lot.camera], SIZE)[0]), (x, y))
-            ImageDraw.Draw(sheet).text((x + 3, y + SIZE + 1), str(start + place + 1), "black")
+        numbered = enumerate(drawn[start : start + per_sheet], start + 1)
+        pictures = [
+            captioned(renderer.render(lot.room, [lot.camera], SIZE)[0], str(number)) for number, lot in numbered
+        ]
+        sheet = contact_sheet(in_rows(pictures, COLUMNS))
         path = folder / f"sheet-{start // per_sheet + 1}.png"
         sheet.save(path)
         print(path)

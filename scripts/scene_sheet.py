@@ -11,15 +11,15 @@ from __future__ import annotations
 import argparse
 from pathlib import Path
 
-import numpy as np
-from PIL import Image, ImageDraw
+from PIL import Image
 
+from vagen.evaluate.sheet import captioned, contact_sheet
 from worlds.scene import SceneRenderer
 from worlds.scene_world import FurnishedRoom
 from worlds.spatial import scenes
 from worlds.spatial_grid import SETTINGS, Setting
 
-SIZE, GAP, CAPTION = 160, 4, 16  # pixels
+SIZE = 160  # pixels of a picture
 STEPS = 6  # of an episode that is shown
 
 
@@ -36,17 +36,17 @@ def main() -> None:
 
 
 def scene_rows(setting: Setting, count: int, seed: int) -> list[list[Image.Image]]:
-    """Views of scenes, each under the number of its image."""
+    """Views of scenes, each above the number of its image."""
     renderer = SceneRenderer()
     rows = []
     for _, scene in zip(range(count), scenes(setting, renderer, seed, "train"), strict=False):
         pictures = renderer.render(scene.room, scene.cameras, SIZE)
-        rows.append([tile(picture, f"image {number}") for number, picture in enumerate(pictures, 1)])
+        rows.append([captioned(picture, f"image {number}") for number, picture in enumerate(pictures, 1)])
     return rows
 
 
 def episode(seed: int) -> list[Image.Image]:
-    """What an agent sees on its way, under the mission and the actions; the first episode of ``STEPS`` steps."""
+    """What an agent sees on its way, above the mission and the actions; the first episode of ``STEPS`` steps."""
     world = FurnishedRoom("room/6x6", size=6, things=8, pixels=SIZE)
     while True:
         world.reset(seed=seed)
@@ -57,7 +57,7 @@ def episode(seed: int) -> list[Image.Image]:
     tiles = []
     while True:
         snapshot = world.state().snapshot
-        tiles.append(tile(world.render_states([snapshot])[0], words))
+        tiles.append(captioned(world.render_states([snapshot])[0], words))
         best = world.optimal_actions(snapshot)
         if not best:
             return tiles
@@ -65,21 +65,9 @@ def episode(seed: int) -> list[Image.Image]:
         words = world.actions[best[0]]
 
 
-def tile(picture: np.ndarray, words: str) -> Image.Image:
-    """A picture below its caption."""
-    made = Image.new("RGB", (SIZE, SIZE + CAPTION), "white")
-    ImageDraw.Draw(made).text((2, 2), words, "black")
-    made.paste(Image.fromarray(picture), (0, CAPTION))
-    return made
-
-
 def save(path: Path, rows: list[list[Image.Image]]) -> None:
     """Rows of tiles as a picture with few colours, which is half as large."""
-    width, height = SIZE + GAP, SIZE + CAPTION + GAP
-    sheet = Image.new("RGB", (max(map(len, rows)) * width - GAP, len(rows) * height - GAP), "white")
-    for row, tiles in enumerate(rows):
-        for column, made in enumerate(tiles):
-            sheet.paste(made, (column * width, row * height))
+    sheet = contact_sheet(rows)
     sheet.quantize(256, dither=Image.Dither.NONE).save(path, optimize=True)
     print(path)
 
