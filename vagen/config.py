@@ -540,6 +540,16 @@ class Auxiliary(Section):
         default="none", description="sigmoid: answers count by how far the policy is behind them (SDAR)"
     )
     sharpness: float = Field(default=1.0, gt=0, description="of the gate")
+    unsure: float = Field(
+        default=1.0,
+        gt=0,
+        le=1,
+        description="share of a group's transitions that may be asked about: those whose responses the policy was "
+        "least sure of (after PaW)",
+    )
+    adaptive: bool = Field(
+        default=False, description="the weight counts by the share of the step's episodes that failed (after PaW)"
+    )
 
 
 class WarmUp(Section):

@@ -18,10 +18,12 @@ from safetensors.torch import load_file
 from vagen.cloze.scoring import score
 from vagen.config import Config, ConfigError
 from vagen.rl.filters import NothingToLearnError
+from vagen.train import playing
 from vagen.train import rl as loop
 from vagen.train.checkpoints import Best
 from vagen.train.engine import Engine
 from vagen.train.playing import COLLECTED, Played, Pool, success_metrics
+from vagen.train.rl import Learner
 from worlds import WorldError
 from worlds.frozen_lake import FrozenLake
 
@@ -145,9 +147,9 @@ def test_clozes_about_own_episodes_have_exact_labels(reinforce, rl_values, monke
     asked, made = [], []
     about = Pool.about
 
-    def noted(self, episodes, step, row, progress):
-        group = about(self, episodes, step, row, progress)
-        made.extend(episodes)
+    def noted(self, episodes, *how):
+        group = about(self, episodes, *how)
+        made.extend(one.trajectory for one in episodes)
         asked.extend(group.samples if group else ())
         return group
 
@@ -161,6 +163,41 @@ def test_clozes_about_own_episodes_have_exact_labels(reinforce, rl_values, monke
         assert score(sample, sample.answer).correct, f"{sample.name}: a wrong label"
         assert json.dumps(sample.window.snapshots[0], sort_keys=True) in seen, f"{sample.name}: not of this batch"
     assert all(record["labels"] > 0 for record in records(run)[50:])
+
+
+def test_clozes_ask_about_what_the_policy_was_unsure_of(reinforce, monkeypatch):
+    asked = []
+    ask = playing.ask
+
+    def noted(trajectory, *how, starts=None):
+        group = ask(trajectory, *how, starts=starts)
+        if starts is not None and group is not None:
+            asked.extend((sample, trajectory, starts) for sample in group.samples)
+        return group
+
+    monkeypatch.setattr(playing, "ask", noted)
+    auxiliary = {"weight": 0.5, "rows": 6, "unsure": 0.3}
+    reinforce(rl={**WRITES, "auxiliary": auxiliary}, train={"checkpoint_every": 100})
+    assert len(asked) > 10, "hardly anything was asked"
+    for sample, trajectory, starts in asked:
+        begins = [trajectory.snapshots[start] for start in starts]
+        assert sample.window.snapshots[0] in begins, f"{sample.name}: about another transition"
+
+
+def test_the_weight_of_clozes_falls_with_success(reinforce, monkeypatch):
+    weighed = []
+    labelled = Learner._labelled
+
+    def noted(self, batches, weight, *how):
+        weighed.append(weight)
+        return labelled(self, batches, weight, *how)
+
+    monkeypatch.setattr(Learner, "_labelled", noted)
+    settings = {**WRITES, "policy": {"minibatches": 1}, "auxiliary": {"weight": 0.5, "rows": 2, "adaptive": True}}
+    run = reinforce(rl=settings, train={"steps": 3, "checkpoint_every": 100})
+    won = [record["success"] for record in records(run)[50:]]
+    assert any(won), "or nothing is shown"
+    assert weighed[-3:] == pytest.approx([0.5 * (1 - share) for share in won])
 
 
 def test_clozes_themselves_are_rewarded_by_their_score(reinforce):

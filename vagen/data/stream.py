@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import sys
 from collections import OrderedDict
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Generic, TypeVar
@@ -237,6 +237,7 @@ def ask(
     clozes: Clozes,
     generator: np.random.Generator,
     shortest: int | None = None,
+    starts: Collection[int] | None = None,
 ) -> Group[Sample] | None:
     """A group about a random window of a trajectory; ``None`` if no cloze fits it.
 
@@ -248,10 +249,14 @@ def ask(
         generator: chooses the window.
         shortest: the fewest transitions that a window may have before the trajectory ends; by default those that the
             shortest of the patterns needs.
+        starts: transitions that windows may begin with; any by default.
     """
     shortest = shortest or min(max(1, pattern.length) for pattern in patterns.values())
     strata = Strata(clozes.sampling.idle, clozes.sampling.balance)
-    start = choose_start(trajectory, range(len(trajectory) - shortest + 1), strata, generator)
+    possible = range(len(trajectory) - shortest + 1)
+    if starts is not None:
+        possible = [start for start in possible if start in starts]
+    start = choose_start(trajectory, possible, strata, generator)
     if start is None:
         return None
     earlier = int(generator.integers(min(start, clozes.history) + 1)) if clozes.history else 0

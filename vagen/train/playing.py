@@ -6,8 +6,9 @@ are dealt out to the processes, and each has its seeds. Knows nothing about loss
 
 from __future__ import annotations
 
+import math
 import sys
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -177,12 +178,19 @@ class Pool:
         generator = np.random.default_rng([self._seed, step, row, 4])
         return self._asked(self._walk(row, generator), progress, generator)
 
-    def about(self, episodes: Sequence[Trajectory], step: int, row: int, progress: float) -> Group | None:
-        """Clozes about one of some episodes; ``None`` where none fits any."""
+    def about(self, episodes: Sequence[Rollout], unsure: float, step: int, row: int, progress: float) -> Group | None:
+        """Clozes about one of some episodes of a group; ``None`` where none fits any.
+
+        Args:
+            unsure: share of their transitions that may be asked about; see :func:`least_sure`.
+        """
         generator = np.random.default_rng([self._seed, step, row, 5])
-        order = generator.permutation(len(episodes)).tolist()
+        everywhere: list[Collection[int] | None] = [None] * len(episodes)
+        starts = least_sure(episodes, unsure) if unsure < 1 else everywhere
+        weights = self._weights(progress)
         found = (
-            ask(episodes[number], self.patterns, self._weights(progress), self._clozes, generator) for number in order
+            ask(episodes[number].trajectory, self.patterns, weights, self._clozes, generator, starts=starts[number])
+            for number in generator.permutation(len(episodes)).tolist()
         )
         return next((group for group in found if group is not None), None)
 
@@ -203,6 +211,28 @@ class Pool:
 
     def _weights(self, progress: float) -> dict[str, float]:
         return cloze_weights(self._clozes, progress)
+
+
+def least_sure(episodes: Sequence[Rollout], share: float) -> list[set[int]]:
+    """The transitions of each episode that followed on the responses which the policy was least sure of.
+
+    What an action leads to is worth most where the policy does not know yet which to take (action entropy as in PaW,
+    Lu et al. 2026). How sure it was is told by the mean negative log-probability of a response's tokens, an unbiased
+    estimate of their entropy.
+
+    Args:
+        share: of all transitions, rounded up; of equals the earlier come first.
+    """
+    doubts = [
+        (-float(np.mean(turn.log_probs)), number, turn.steps + place)
+        for number, episode in enumerate(episodes)
+        for turn in episode.turns
+        for place in range(len(turn.actions))
+    ]
+    chosen: list[set[int]] = [set() for _ in episodes]
+    for _, number, transition in sorted(doubts, key=lambda doubt: -doubt[0])[: math.ceil(share * len(doubts))]:
+        chosen[number].add(transition)
+    return chosen
 
 
 def cloze_weights(clozes: Clozes, progress: float) -> dict[str, float]:

@@ -383,7 +383,7 @@ class Learner:
             for place in generator.permutation(len(chunks)).tolist():
                 parts = [_Part("policy", micro.batch, micro) for micro in plans[place]]
                 update = (step * self.rl.policy.epochs + epoch) * self.rl.policy.minibatches + place
-                parts = self._evened(parts + self._auxiliary(step, update, episodes))
+                parts = self._evened(parts + self._auxiliary(step, update, episodes, values["success"]))
                 tokens = {
                     number: self._tokens(part.micro, of_number, wanted, lengths, scale)
                     for number, part in enumerate(parts)
@@ -454,11 +454,17 @@ class Learner:
             value_weights=ordered({n: wanted[n].value_weights for n in episodes}),
         )
 
-    def _auxiliary(self, step: int, update: int, episodes: list[Episode]) -> list[_Part]:
-        """Clozes about episodes of the step, whether or not their groups were kept."""
+    def _auxiliary(self, step: int, update: int, episodes: list[Episode], success: float) -> list[_Part]:
+        """Clozes about episodes of the step, whether or not their groups were kept.
+
+        Args:
+            success: share of the step's episodes.
+        """
         settings = self.rl.auxiliary
         progress = step / self.config.train.steps
         weight = 0.0 if settings.weight is None else weight_at(settings.weight, progress)
+        if settings.adaptive:
+            weight *= 1 - success
         if not weight:
             return []
         assert self._pool is not None, "collected before the first step"
@@ -469,8 +475,8 @@ class Learner:
             group = int(order[row % len(order)])
             if group % self.ranks == self.rank:
                 played = [e.rollout for e in episodes if e.group == group and not e.rollout.error]
-                theirs = [one.trajectory for one in played if len(one.trajectory)]
-                if theirs and (asked := self._pool.about(theirs, update, row, progress)) is not None:
+                theirs = [one for one in played if len(one.trajectory)]
+                if theirs and (asked := self._pool.about(theirs, settings.unsure, update, row, progress)) is not None:
                     groups.append(asked)
         batches = [self._batcher.batch(chunk) for chunk in self._chunks(groups)]
         return self._labelled(batches, weight, settings.gate == "sigmoid")
