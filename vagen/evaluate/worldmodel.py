@@ -176,17 +176,19 @@ def evaluate(
 
 def summary(card: dict[str, Any]) -> str:
     """A report card as a table for a terminal."""
-    lines = [f"{'world':<22}{'cloze':<20}{'n':>5}{'accuracy':>10}{'95 % interval':>18}{'ECE':>7}  {'best floor':<22}"]
+    wide, room = (max(len(name), *(len(row[name]) for row in card["rows"])) + 2 for name in ("world", "cloze"))
+    heads = f"{'n':>5}{'accuracy':>10}{'95 % interval':>18}{'ECE':>7}  {'best floor':<22}"
+    lines = [f"{'world':<{wide}}{'cloze':<{room}}{heads}"]
     for row in card["rows"]:
         floors = {name: value for name, value in row["floors"].items() if value is not None}
         best = max(floors, key=lambda name: floors[name])
         interval = f"{row['ci_low']:.3f} – {row['ci_high']:.3f}"
         lines.append(
-            f"{row['world']:<22}{row['cloze']:<20}{row['n']:>5}{row['accuracy']:>10.3f}{interval:>18}"
+            f"{row['world']:<{wide}}{row['cloze']:<{room}}{row['n']:>5}{row['accuracy']:>10.3f}{interval:>18}"
             f"{row['calibration']['ece']:>7.3f}  {floors[best]:.3f} {best}{_remarks(row)}"
         )
     mean = sum(row["accuracy"] for row in card["rows"]) / len(card["rows"])
-    return "\n".join([*lines, f"{'mean':<47}{mean:>10.3f}"])
+    return "\n".join([*lines, f"{'mean':<{wide + room + 5}}{mean:>10.3f}"])
 
 
 def _remarks(row: dict[str, Any]) -> str:
