@@ -68,6 +68,7 @@ from worlds.minigrid_solver import Place, Search, distances, place_of, reach_goa
 from worlds.minigrid_view import MAX_SIZE, look, offsets
 
 CHECKPOINT_EVERY = 16  # steps between the copies from which episodes are replayed
+MOST_SEARCHES = 200  # of the BabyAI bot before one action; where it finds its way it takes ten at most
 CHECKPOINTS = 64  # copies kept by a world
 
 # ------------------------------------------------------------------------------------------------------------- rooms
@@ -590,12 +591,30 @@ class Replayed(MiniGrid):
         return tuple(i for i, number in enumerate(self._numbers) if number == advice)
 
 
+class _LostError(RuntimeError):
+    """The bot plans in circles."""
+
+
+class _Bot(BabyAIBot):
+    """MiniGrid's bot, which knows when it plans in circles: left alone, it would do so for ever."""
+
+    def replan(self, action_taken: int | None = None) -> Any:
+        self._searches = 0
+        return super().replan(action_taken)
+
+    def _breadth_first_search(self, *args: Any, **kwargs: Any) -> Any:
+        self._searches += 1
+        if self._searches > MOST_SEARCHES:
+            raise _LostError
+        return super()._breadth_first_search(*args, **kwargs)
+
+
 class _Adviser:
     """MiniGrid's BabyAI bot, which must see an episode from its beginning."""
 
     def __init__(self, env: MiniGridEnv, seed: int) -> None:
         self._env, self._seed, self._past = env, seed, ""
-        self._bot: BabyAIBot | None = BabyAIBot(env)
+        self._bot: _Bot | None = _Bot(env)
         self._advice = self._ask(None)
 
     def is_on(self, seed: int, past: str) -> bool:
@@ -614,7 +633,7 @@ class _Adviser:
             return None
         try:
             advice = self._bot.replan(taken)
-        except (DisappearedBoxError, AssertionError, AttributeError, TypeError, IndexError):
+        except (_LostError, DisappearedBoxError, AssertionError, AttributeError, TypeError, IndexError):
             self._bot = None  # the bot does not understand the situation, which it says in many ways
             return None
         return None if advice is None else int(advice)

@@ -349,6 +349,18 @@ def test_worlds_without_solver_have_an_expert_where_the_package_has_one():
     assert world.expert_actions(world.snapshot()) == ()
 
 
+def test_a_bot_that_plans_in_circles_gives_up():
+    """Left alone, it would search for ever here and keep every search."""
+    world = worlds.make("babyai/UnlockToUnlock-v0")
+    world.reset(seed=1)
+    for _ in range(10):
+        advice = world.expert_actions(world.snapshot())
+        if not advice:
+            return
+        world.step(advice[0])
+    pytest.fail("another seed is needed: the bot finds its way here")
+
+
 def test_the_bots_advice_is_a_function_of_the_state():
     """Asked out of order, and after actions that it did not advise, it says the same."""
     world, fresh = worlds.make("babyai/GoToLocal-v0"), worlds.make("babyai/GoToLocal-v0")
