@@ -57,10 +57,12 @@ class Memory(Cache):
     def select(self, rows: torch.Tensor, columns: torch.Tensor) -> None:
         """Let row i be columns ``columns[i]`` of what row ``rows[i]`` was: (M,) and (M, K)."""
         self.rows, self._columns = columns.shape
+        columns = torch.nn.functional.pad(columns, (0, SPARE))  # whatever is there: nothing sees it
         for number, kept in enumerate(self._kept):
-            _, heads, _, size = kept.shape
-            chosen = kept[rows].gather(2, columns[:, None, :, None].expand(-1, heads, -1, size))
-            self._kept[number] = _widened(chosen, self._columns + SPARE)
+            _, heads, capacity, size = kept.shape
+            places = rows[:, None] * heads + torch.arange(heads, device=rows.device)
+            places = places[:, :, None] * capacity + columns[:, None]  # (M, H, K + SPARE) of all that is kept
+            self._kept[number] = kept.view(-1, size).index_select(0, places.flatten()).view(*places.shape, size)
 
     def get_seq_length(self, layer_idx: int = 0) -> int:
         return self._columns

@@ -30,6 +30,7 @@ Asked = tuple[Prompt, Sequence[Picture]]  # a prompt and its images
 
 ROW_TOKENS = 1024  # in a row beside those of its first prompt: a row's mask and scores grow with the square
 ROW_PROMPTS = 16  # in a row: what one of them writes takes place that the others attend to in vain
+WASTED = 2  # times as much computed as answers need, before each gets a row of its own
 LEAST_SHARED = 0.25  # of a prompt's tokens must be there already for it to join a row
 
 
@@ -225,13 +226,14 @@ class _State:
     next: torch.Tensor
 
     def keep(self, places: torch.Tensor) -> None:
-        """Go on with some of the answers; what was cached for the others goes once it is much."""
+        """Go on with some of the answers, each in a row of its own once the others' tokens cost more than copies.
+
+        What costs is the places that go through the model times the columns that each of them attends to in vain.
+        """
         self.row, self.sees, self.next = self.row[places], self.sees[places], self.next[:, places]
-        _, rows = self.row.unique_consecutive(return_inverse=True)
-        seen = torch.zeros(int(rows[-1]) + 1, self.sees.shape[1], device=rows.device)
-        longest = int((seen.index_add_(0, rows, self.sees.to(seen.dtype)) > 0).sum(1).max())
-        if 2 * len(seen) * longest <= self.memory.rows * self.sees.shape[1]:
-            self.regroup(rows)
+        shared = self.memory.rows * int(torch.bincount(self.row).max()) * self.sees.shape[1]
+        if WASTED * len(places) * int(self.sees.sum(1).max()) <= shared:
+            self.regroup(torch.arange(len(places), device=places.device))
 
     def regroup(self, rows: torch.Tensor) -> None:
         """Let answers stand in other rows, each with copies of what its answers see and nothing else.
