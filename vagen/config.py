@@ -493,6 +493,11 @@ class PolicyLoss(Section):
 
     epochs: PositiveInt = Field(default=1, description="how often each episode is used")
     minibatches: PositiveInt = Field(default=1, description="optimizer steps in an epoch")
+    old: Literal["measured", "own"] = Field(
+        default="measured",
+        description="probabilities before the update: measured by a forward pass before it, or, where a step is one "
+        "update without critic and reference, its own, which are the same",
+    )
     clip_low: float = Field(default=0.2, ge=0, le=1, description="how far below 1 a ratio still counts")
     clip_high: float = Field(default=0.28, ge=0, description="how far above 1 a ratio still counts")
     dual_clip: float | None = Field(default=3.0, gt=1, description="the largest ratio at a negative advantage")

@@ -51,7 +51,10 @@ def arguments() -> argparse.Namespace:
 
 
 def settings(args: argparse.Namespace) -> tuple[Config, Rl]:
-    """GRPO without a reference on episodes of one turn, of which every group is learned from."""
+    """GRPO without a reference on episodes of one turn, of which every group is learned from.
+
+    A step is one update, before which nothing is measured, as with TRL's default settings.
+    """
     rollouts = {
         "worlds": [WORLD],
         "groups": args.groups,
@@ -63,7 +66,7 @@ def settings(args: argparse.Namespace) -> tuple[Config, Rl]:
     config = Config.model_validate(
         {
             "optimizer": {"lr": LEARNING_RATE, "schedule": "constant", "warmup_steps": 0},
-            "rl": {"rollouts": rollouts, "diagnostics": {"every": 0}},
+            "rl": {"rollouts": rollouts, "policy": {"old": "own"}, "diagnostics": {"every": 0}},
         }
     )
     assert config.rl is not None

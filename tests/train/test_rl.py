@@ -274,6 +274,19 @@ def test_a_batch_that_is_not_finite_is_skipped_and_named(reinforce, monkeypatch,
 LEARNS = {"rollouts": {"groups": 2, "members": 4}, "policy": {"entropy": 0.1}}  # whatever is earned
 
 
+def test_one_update_needs_nothing_measured_before_it(reinforce, monkeypatch):
+    """Its own probabilities are those that a pass before it measures: the same weights to the last bit."""
+    measured = reinforce(rl=LEARNS, train={"steps": 3})
+    monkeypatch.setattr(Engine, "outputs", None)
+    own = reinforce(rl={**LEARNS, "policy": {"entropy": 0.1, "old": "own"}}, train={"steps": 3})
+    first, second = weights(measured, 3), weights(own, 3)
+    assert all(torch.equal(first[name], second[name]) for name in first)
+    for one, other in zip(told(measured), told(own), strict=True):
+        assert one.pop("ratio/first_gap") == 0.0
+        assert one == other
+        assert other["gap/sampler_max"] > 0
+
+
 @pytest.mark.parametrize(
     ("zero_stage", "precision"),
     [
@@ -385,6 +398,9 @@ def test_groups_that_differ_in_form_alone_are_phantoms(rl_values, tmp_path):
         ({"rl": {"rewards": {"format": 0.5}}}, "keep them below 0.5"),
         ({"model": {"tiny": {"image_size": 48}}}, "draws 32x32 pixels"),
         ({"model": {"lora": {"rank": 2, "dropout": 0.1}}}, "set it to 0"),
+        ({"rl": {"policy": {"old": "own", "minibatches": 2}}}, "set rl.policy.epochs and minibatches to 1"),
+        ({"rl": {"policy": {"old": "own"}, "divergence": {"weight": 0.1}}}, "set rl.policy.old=measured"),
+        ({"rl": {"policy": {"old": "own"}, "advantage": {"estimator": "gae"}}}, "set rl.policy.old=measured"),
         ({"rl": {"auxiliary": {"weight": 1}}, "clozes": {"weights": {"o0 o1 -> a0?5": 1}}}, "fewer than the options"),
     ],
 )

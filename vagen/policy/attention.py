@@ -131,21 +131,20 @@ def attention_mask(ends: torch.Tensor, implementation: str, dtype: torch.dtype) 
     if implementation == TRIE and worthwhile(ends):
         return trie_mask(ends)
     columns = torch.arange(ends.shape[1], device=ends.device)
-    return dense_mask((columns <= columns[:, None]) & (columns[:, None] < ends[:, None]), implementation, dtype)
+    sees = (columns <= columns[:, None]) & (columns[:, None] < ends[:, None])
+    return added_mask(sees, dtype) if implementation == "eager" else sees[:, None]
 
 
-def dense_mask(sees: torch.Tensor, implementation: str, dtype: torch.dtype) -> torch.Tensor:
-    """(B, 1, Q, K) the mask of queries that may attend to some keys, written out.
+def added_mask(sees: torch.Tensor, dtype: torch.dtype) -> torch.Tensor:
+    """(B, 1, Q, K) what is added to scores, so that queries attend to the keys they may: every dense form takes it.
+
+    Where truth values would do too, each layer would turn them into this.
 
     Args:
         sees: (B, Q, K) bool.
-        implementation: ``eager`` takes numbers to add to scores, the others truth values.
         dtype: floating point type of the model.
     """
-    sees = sees[:, None]
-    if implementation != "eager":
-        return sees
-    return torch.zeros_like(sees, dtype=dtype).masked_fill_(~sees, torch.finfo(dtype).min)
+    return torch.zeros_like(sees, dtype=dtype).masked_fill_(~sees, torch.finfo(dtype).min)[:, None]
 
 
 def check_packable(model: Any) -> None:

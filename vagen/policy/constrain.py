@@ -162,10 +162,10 @@ class Constrainer:
 
 def only(scores: torch.Tensor, allowed: Sequence[NDArray[np.int64]]) -> torch.Tensor:
     """(N, V) scores, minus infinity but for the tokens that each row allows."""
-    ruled_out = torch.ones_like(scores, dtype=torch.bool)
+    ruled_out = np.ones(scores.shape, dtype=np.bool_)
     for row, tokens in enumerate(allowed):
-        ruled_out[row, torch.from_numpy(tokens).to(scores.device)] = False
-    return scores.masked_fill(ruled_out, -torch.inf)
+        ruled_out[row, tokens] = False
+    return scores.masked_fill(torch.from_numpy(ruled_out).to(scores.device), -torch.inf)
 
 
 class ConstrainedLogits(LogitsProcessor):

@@ -18,18 +18,19 @@ from typing import Any
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from transformers import DynamicCache
 
-from vagen.policy.attention import attention_mask, attention_of, check_packable, dense_attention, dense_mask
+from vagen.policy.attention import added_mask, attention_mask, attention_of, check_packable, dense_attention
 from vagen.policy.chat import Chat, Encoded, Picture, Prompt
 from vagen.policy.constrain import Automaton, Position, only
 from vagen.policy.errors import ModelError
+from vagen.policy.memory import Memory
 from vagen.policy.packing import collate, distinct_pictures, pack, shared_images
 
 Asked = tuple[Prompt, Sequence[Picture]]  # a prompt and its images
 
 ROW_TOKENS = 1024  # in a row beside those of its first prompt: a row's mask and scores grow with the square
 ROW_PROMPTS = 16  # in a row: what one of them writes takes place that the others attend to in vain
+WASTED = 2  # times as much computed as answers need, before each gets a row of its own
 LEAST_SHARED = 0.25  # of a prompt's tokens must be there already for it to join a row
 
 
@@ -211,27 +212,28 @@ class _State:
     """N answers in B rows of K cached tokens.
 
     Attributes:
-        cache: keys and values of the rows.
+        memory: keys and values of the rows.
         logits: (N, V) for the next token of each answer.
         row: (N,) which row an answer stands in, not descending.
         sees: (N, K) which of its row's tokens an answer attends to.
         next: (P, N) position of the next token.
     """
 
-    cache: Any  # a DynamicCache: its type hints do not know what layers hold
+    memory: Memory
     logits: torch.Tensor
     row: torch.Tensor
     sees: torch.Tensor
     next: torch.Tensor
 
     def keep(self, places: torch.Tensor) -> None:
-        """Go on with some of the answers; what was cached for the others goes once it is much."""
+        """Go on with some of the answers, each in a row of its own once the others' tokens cost more than copies.
+
+        What costs is the places that go through the model times the columns that each of them attends to in vain.
+        """
         self.row, self.sees, self.next = self.row[places], self.sees[places], self.next[:, places]
-        _, rows = self.row.unique_consecutive(return_inverse=True)
-        seen = torch.zeros(int(rows[-1]) + 1, self.sees.shape[1], device=rows.device)
-        longest = int((seen.index_add_(0, rows, self.sees.to(seen.dtype)) > 0).sum(1).max())
-        if 2 * len(seen) * longest <= len(self.cache.layers[0].keys) * self.sees.shape[1]:
-            self.regroup(rows)
+        shared = self.memory.rows * int(torch.bincount(self.row).max()) * self.sees.shape[1]
+        if WASTED * len(places) * int(self.sees.sum(1).max()) <= shared:
+            self.regroup(torch.arange(len(places), device=places.device))
 
     def regroup(self, rows: torch.Tensor) -> None:
         """Let answers stand in other rows, each with copies of what its answers see and nothing else.
@@ -243,15 +245,8 @@ class _State:
         seen = seen.index_add_(0, rows, self.sees.to(seen.dtype)) > 0
         sources = rows.new_zeros(len(seen)).scatter_(0, rows, self.row)
         columns = (~seen).to(torch.uint8).argsort(dim=1, stable=True)[:, : int(seen.sum(1).max())]  # those seen first
-        for layer in self.cache.layers:
-            layer.keys, layer.values = _select(layer.keys, sources, columns), _select(layer.values, sources, columns)
+        self.memory.select(sources, columns)
         self.row, self.sees = rows, self.sees.gather(1, columns[rows])
-
-
-def _select(cached: torch.Tensor, rows: torch.Tensor, columns: torch.Tensor) -> torch.Tensor:
-    """(rows, H, columns, D) of (B, H, K, D) keys or values."""
-    cached = cached[rows]
-    return cached.gather(2, columns[:, None, :, None].expand(-1, cached.shape[1], -1, cached.shape[3]))
 
 
 def _prefill(chat: Chat, rows: Sequence[Sequence[Asked]]) -> _State:
@@ -261,23 +256,24 @@ def _prefill(chat: Chat, rows: Sequence[Sequence[Asked]]) -> _State:
     images = chat.image_tensors(distinct_pictures(packed))
     ones, cells = [np.ones(len(row.targets)) for row in packed], [row.sample for row in packed]
     batch = collate(packed, ones, cells, images, chat.tokenizer.pad_token_id or 0).to(model.device, model.dtype)
-    cache = DynamicCache()
+    count, length = batch.ids.shape
+    columns = torch.arange(length, device=model.device)
+    memory = Memory(count)
+    memory.aim(range(count), columns.expand(count, -1), length)
     with shared_images(model.model, batch):
         output = model.model(
             input_ids=batch.ids,
             attention_mask=attention_mask(batch.ends, attention_of(model), model.dtype),
             position_ids=batch.positions,
-            cache=cache,
+            cache=memory,
             use_cache=True,
             **batch.images,
         )
-    length = batch.ids.shape[1]
     row, column = batch.sources // length, batch.sources % length
-    columns = torch.arange(length, device=model.device)
     after = [prompt.positions.max() + 1 for row in rows for prompt, _ in row]
     planes = len(rows[0][0][0].positions)
     return _State(
-        cache=cache,
+        memory=memory,
         logits=model.get_output_embeddings()(output.last_hidden_state.flatten(0, 1)[batch.sources]),
         row=row,
         sees=(columns <= column[:, None]) & (column[:, None] < batch.ends[row]),
@@ -321,7 +317,7 @@ def _advance(model: Any, state: _State, tokens: torch.Tensor, pad: int) -> None:
 
     The tokens of a row stand side by side, in as many places as the fullest row has answers.
     """
-    rows, counts = len(state.cache.layers[0].keys), torch.bincount(state.row)
+    rows, counts = state.memory.rows, torch.bincount(state.row)
     place = torch.arange(len(tokens), device=tokens.device) - (counts.cumsum(0) - counts)[state.row]
     width, before = int(counts.max()), state.sees.shape[1]
     ids = tokens.new_full((rows, width), pad)
@@ -332,11 +328,13 @@ def _advance(model: Any, state: _State, tokens: torch.Tensor, pad: int) -> None:
     sees = state.sees.new_zeros((rows, width, before + width))
     sees[:, :, before:] = torch.eye(width, dtype=torch.bool, device=tokens.device)  # places left over see themselves
     sees[state.row, place] = state.sees
+    written = torch.arange(before, before + width, device=tokens.device)
+    state.memory.aim(range(rows), written.expand(rows, -1), before + width)
     output = model.model(
         input_ids=ids,
-        attention_mask=dense_mask(sees, attention_of(model), model.dtype),
+        attention_mask=added_mask(sees, model.dtype),
         position_ids=positions if len(positions) > 1 else positions[0],
-        cache=state.cache,
+        cache=state.memory,
         use_cache=True,
     )
     state.logits = model.get_output_embeddings()(output.last_hidden_state[state.row, place])

@@ -18,17 +18,16 @@ from typing import Any
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from transformers import Cache
 
-from vagen.policy.attention import attention_of, check_packable, packed_attention
+from vagen.policy.attention import added_mask, check_packable, dense_attention
 from vagen.policy.chat import Chat, Picture, common_start, told_apart
+from vagen.policy.memory import Memory
 from vagen.policy.packing import shared_images
 from vagen.rollout.engine import Request, Sampled
 from vagen.rollout.sampling import GREEDY, Sampling, choose
 
 READ_AT_ONCE = 16384  # tokens of prompts per forward pass, padding included
 SHARE_AWAITED = 0.5  # of the responses that are being written, before the finished ones are returned
-CAPACITY = 256  # the cache grows by this many tokens at least
 
 
 @dataclass
@@ -40,6 +39,7 @@ class _Lane:
         known: (n,) the tokens whose keys and values are in the cache, without those being written, as
             :func:`told_apart` gives them.
         request: what is being answered; ``None`` where nothing is.
+        keys: (L,) the tokens of the request, in the form of ``known``.
         written, log_probs: the response so far; all but its last token are in the cache.
         position: the position id of the response's first token.
     """
@@ -47,6 +47,7 @@ class _Lane:
     number: int
     known: NDArray[np.int64] = field(default_factory=lambda: np.zeros(0, dtype=np.int64))
     request: Request | None = None
+    keys: NDArray[np.int64] = field(default_factory=lambda: np.zeros(0, dtype=np.int64))
     written: list[int] = field(default_factory=list)
     log_probs: list[float] = field(default_factory=list)
     position: int = 0
@@ -93,7 +94,7 @@ class CachedEngine:
         self.images_read = 0
         self._gathered = gathered
         self._sampling = GREEDY
-        self._memory = _Memory(lanes)
+        self._memory = Memory(lanes)
         self._rows = [_Lane(number) for number in range(lanes)]  # by row of the cache, the busy ones first
         self._waiting: list[Request] = []
 
@@ -103,13 +104,13 @@ class CachedEngine:
         model = self.chat.policy.model
         was_training = model.training
         self._sampling = sampling
-        with self._gathered(), packed_attention(model):
+        with self._gathered(), dense_attention(model):
             model.eval()
             try:
                 yield
             finally:
                 model.train(was_training)
-                self._memory = _Memory(self.lanes)
+                self._memory = Memory(self.lanes)
                 self._rows = [_Lane(number) for number in range(self.lanes)]
                 self._waiting = []
 
@@ -134,17 +135,19 @@ class CachedEngine:
         assert len(waiting) == len(self._waiting), "a lane is asked for two responses at once"
         self._waiting = []
         self._make_room(waiting)
-        new = []
+        alike: dict[bytes, list[int]] = {}  # rows with equal prompts, of which the first one's is read
         for row, lane in enumerate(self._rows):
             if lane.number in waiting:
                 lane.request = waiting[lane.number]
-                new.append(row)
+                lane.keys = told_apart(lane.request.prompt, lane.request.pictures)
+                alike.setdefault(lane.keys.tobytes(), []).append(row)
+        new = list(alike.values())
         if new and not any(len(lane.known) for lane in self._rows):
             self._read(new[:1], [0])  # the others begin alike
             new = new[1:]
-        starts = [self._reuse(row) for row in new]
+        starts = [self._reuse(row) for row, *_ in new]
         longest = max(
-            (len(self._request(row).prompt.ids) - start for row, start in zip(new, starts, strict=True)), default=1
+            (len(self._rows[row].keys) - start for (row, *_), start in zip(new, starts, strict=True)), default=1
         )
         at_once = max(1, READ_AT_ONCE // longest)
         for first in range(0, len(new), at_once):
@@ -158,46 +161,58 @@ class CachedEngine:
             self._memory.reorder(order)
             self._rows = [self._rows[row] for row in order]
 
-    def _read(self, rows: Sequence[int], starts: Sequence[int]) -> None:
-        """Read prompts from ``starts`` on; what comes before is in the cache."""
-        pieces = []
-        for row, start in zip(rows, starts, strict=True):
-            prompt, pictures = self._request(row).prompt, self._request(row).pictures
-            pieces.append(_Piece(prompt.ids[start:], prompt.positions[:, start:], prompt.image_of[start:], pictures))
+    def _read(self, alike: Sequence[Sequence[int]], starts: Sequence[int]) -> None:
+        """Read prompts from ``starts`` on; what comes before is in the cache.
+
+        Args:
+            alike: for each prompt the rows it is for; the first one reads it, the others get what that one knows.
+        """
+        rows = [row for row, *_ in alike]
+        pieces = [self._piece(row, start) for row, start in zip(rows, starts, strict=True)]
         logits = self._forward(rows, starts, pieces)
-        for row in rows:
-            lane, request = self._rows[row], self._request(row)
-            lane.known = told_apart(request.prompt, request.pictures)
-            lane.position = int(request.prompt.positions.max()) + 1
         self.tokens_read += sum(len(piece.ids) for piece in pieces)
-        self._sample(rows, logits)
+        for first, *others in alike:
+            keys = self._rows[first].keys
+            for row in others:
+                self._memory.copy(first, row, common_start(self._rows[row].known, keys), len(keys))
+        every = [(place, row) for place, some in enumerate(alike) for row in some]
+        for _, row in every:
+            lane, prompt = self._rows[row], self._request(row).prompt
+            lane.known, lane.position = lane.keys, int(prompt.positions.max()) + 1
+        self._sample([row for _, row in every], logits[[place for place, _ in every]])
+
+    def _piece(self, row: int, start: int) -> _Piece:
+        """What is to be read of a row's prompt."""
+        prompt, pictures = self._request(row).prompt, self._request(row).pictures
+        return _Piece(prompt.ids[start:], prompt.positions[:, start:], prompt.image_of[start:], pictures)
 
     def _reuse(self, row: int) -> int:
-        """How many of a prompt's tokens are in the row's cache already, or in another's, which is copied then."""
-        lane, request = self._rows[row], self._request(row)
-        keys = told_apart(request.prompt, request.pictures)
-        own = _common(lane.known, keys)
+        """How many of a prompt's tokens are in the row's cache already, or in another's, which is copied then.
+
+        The last one never counts: its logits are wanted.
+        """
+        lane = self._rows[row]
+        wanted = lane.keys[:-1]
+        own = common_start(lane.known, wanted)
         if not own:
-            source = max(range(self.lanes), key=lambda other: _common(self._rows[other].known, keys))
-            own = _common(self._rows[source].known, keys)
-            self._memory.copy(source, row, own)
+            others = {other: common_start(theirs.known, wanted) for other, theirs in enumerate(self._rows)}
+            source = max(others, key=lambda other: others[other])
+            own = others[source]
+            self._memory.copy(source, row, 0, own)
         return own
 
     # ------------------------------------------------------------------------------------------------------- writing
 
     def _write(self, rows: Sequence[int], writing: set[int]) -> None:
         """One more token for the rows that are writing; the others come along and nothing is kept of them."""
-        starts, pieces = [], []
-        for row in rows:
-            lane = self._rows[row]
-            planes = len(self._request(row).prompt.positions)
-            ids = np.array(lane.written[-1:], dtype=np.int64)
-            positions = np.full((planes, 1), lane.position + len(lane.written) - 1)
-            starts.append(len(lane.known) + len(lane.written) - 1)
-            pieces.append(_Piece(ids, positions, np.full(1, -1), ()))
-        logits = self._forward(rows, starts, pieces)
+        lanes = [self._rows[row] for row in rows]
+        planes, device = len(self._request(rows[0]).prompt.positions), self.chat.policy.device
+        ids = torch.tensor([lane.written[-1:] for lane in lanes], device=device)
+        positions = torch.tensor([[lane.position + len(lane.written) - 1] for lane in lanes], device=device)
+        starts = [len(lane.known) + len(lane.written) - 1 for lane in lanes]
+        hidden = self._hidden(rows, starts, ids, positions.expand(planes, -1, -1))
         kept = [place for place, row in enumerate(rows) if row in writing]
-        self._sample([rows[place] for place in kept], logits[kept])
+        self._sample([rows[place] for place in kept], self._logits(hidden[kept, 0]))
 
     def _sample(self, rows: Sequence[int], logits: torch.Tensor) -> None:
         """Append the next token of each row."""
@@ -229,8 +244,7 @@ class CachedEngine:
 
     def _forward(self, rows: Sequence[int], starts: Sequence[int], pieces: Sequence[_Piece]) -> torch.Tensor:
         """(B, V) logits after the last token of each piece; the cache gets the pieces from ``starts`` on."""
-        policy = self.chat.policy
-        model, device = policy.model, policy.device
+        device = self.chat.policy.device
         sizes = [len(piece.ids) for piece in pieces]
         count, length, planes = len(pieces), max(sizes), len(pieces[0].positions)
         ids = np.full((count, length), self.chat.tokenizer.pad_token_id or 0, dtype=np.int64)
@@ -238,21 +252,43 @@ class CachedEngine:
         for number, piece in enumerate(pieces):
             ids[number, : sizes[number]] = piece.ids
             positions[:, number, : sizes[number]] = piece.positions
-        begin = torch.tensor(starts, device=device)
-        columns = max(starts) + length
-        mask = _mask(begin, length, columns, attention_of(model), model.dtype)
-        self._memory.aim(rows, begin, columns)
         with self._shown(pieces) as images:
-            output = model.model(
-                input_ids=torch.from_numpy(ids).to(device),
-                position_ids=torch.from_numpy(positions if planes > 1 else positions[0]).to(device),
-                attention_mask=mask,
-                cache=self._memory,
-                use_cache=True,
-                **images,
-            )
-        last = output.last_hidden_state[torch.arange(count, device=device), torch.tensor(sizes, device=device) - 1]
-        return model.get_output_embeddings()(last)
+            read = (torch.from_numpy(array).to(device) for array in (ids, positions))
+            hidden = self._hidden(rows, starts, *read, **images)
+        last = torch.tensor(sizes, device=device) - 1
+        return self._logits(hidden[torch.arange(count, device=device), last])
+
+    def _hidden(
+        self,
+        rows: Sequence[int],
+        starts: Sequence[int],
+        ids: torch.Tensor,
+        positions: torch.Tensor,
+        **images: torch.Tensor,
+    ) -> torch.Tensor:
+        """(B, L, D) what the model makes of tokens of some rows; the cache gets them from ``starts`` on.
+
+        Args:
+            ids: (B, L).
+            positions: (P, B, L).
+            images: the vision tower's inputs.
+        """
+        model, length = self.chat.policy.model, ids.shape[1]
+        places = torch.tensor(starts, device=ids.device)[:, None] + torch.arange(length, device=ids.device)
+        columns = max(starts) + length
+        self._memory.aim(rows, places, columns)
+        output = model.model(
+            input_ids=ids,
+            position_ids=positions if len(positions) > 1 else positions[0],
+            attention_mask=added_mask(torch.arange(columns, device=ids.device) <= places[:, :, None], model.dtype),
+            cache=self._memory,
+            use_cache=True,
+            **images,
+        )
+        return output.last_hidden_state
+
+    def _logits(self, hidden: torch.Tensor) -> torch.Tensor:
+        return self.chat.policy.model.get_output_embeddings()(hidden)
 
     @contextmanager
     def _shown(self, pieces: Sequence[_Piece]) -> Iterator[dict[str, torch.Tensor]]:
@@ -279,73 +315,3 @@ class CachedEngine:
         }
         with shared_images(policy.model.model, _Repeats(torch.from_numpy(features).to(policy.device))):
             yield tensors
-
-
-class _Memory(Cache):
-    """Keys and values of all rows, per layer (N, H, C, D); a forward pass is told where its tokens go."""
-
-    def __init__(self, rows: int):
-        super().__init__(layers=[])
-        self._keys: list[torch.Tensor] = []
-        self._values: list[torch.Tensor] = []
-        self._count = rows
-        self._rows: torch.Tensor = torch.zeros(0)
-        self._first: int | None = None  # how many, if the rows are the first ones
-        self._begin: torch.Tensor = torch.zeros(0)
-        self._columns = 0
-
-    def aim(self, rows: Sequence[int], begin: torch.Tensor, columns: int) -> None:
-        """Let the next forward pass write to ``rows`` from columns ``begin`` (B,) on and see the first ``columns``."""
-        self._rows = torch.tensor(rows, device=begin.device)
-        self._first = len(rows) if list(rows) == list(range(len(rows))) else None
-        self._begin, self._columns = begin, columns
-
-    def update(
-        self, key_states: torch.Tensor, value_states: torch.Tensor, layer_idx: int, *args: Any, **kwargs: Any
-    ) -> tuple[torch.Tensor, torch.Tensor]:
-        """Keep (B, H, L, D) new keys and values; returns those of the rows, (B, H, columns, D)."""
-        return (
-            self._put(self._keys, key_states, layer_idx),
-            self._put(self._values, value_states, layer_idx),
-        )
-
-    def copy(self, source: int, target: int, columns: int) -> None:
-        """Let a row begin with the first columns of another."""
-        for kept in (*self._keys, *self._values):
-            kept[target, :, :columns] = kept[source, :, :columns]
-
-    def reorder(self, order: Sequence[int]) -> None:
-        """Let row i be what row ``order[i]`` was."""
-        moved = [row for row, source in enumerate(order) if row != source]
-        for kept in (*self._keys, *self._values):
-            kept[moved] = kept[[order[row] for row in moved]]
-
-    def get_seq_length(self, layer_idx: int = 0) -> int:
-        return self._columns
-
-    def _put(self, layers: list[torch.Tensor], states: torch.Tensor, layer: int) -> torch.Tensor:
-        _, heads, length, size = states.shape
-        if layer == len(layers):
-            layers.append(states.new_zeros(self._count, heads, 0, size))
-        if (missing := self._columns - layers[layer].shape[2]) > 0:
-            grown = max(missing, CAPACITY, layers[layer].shape[2] // 2)
-            layers[layer] = torch.cat([layers[layer], states.new_zeros(self._count, heads, grown, size)], 2)
-        kept = layers[layer]
-        places = self._begin[:, None] + torch.arange(length, device=states.device)
-        kept[self._rows[:, None], :, places] = states.transpose(1, 2)
-        rows = slice(self._first) if self._first is not None else self._rows
-        return kept[rows, :, : self._columns]
-
-
-def _mask(begin: torch.Tensor, length: int, columns: int, implementation: str, dtype: torch.dtype) -> torch.Tensor:
-    """(B, 1, length, columns): a token sees the columns of its row up to its own."""
-    own = begin[:, None] + torch.arange(length, device=begin.device)
-    mask = (torch.arange(columns, device=begin.device) <= own[:, :, None])[:, None]
-    if implementation != "eager":
-        return mask
-    return torch.zeros_like(mask, dtype=dtype).masked_fill_(~mask, torch.finfo(dtype).min)
-
-
-def _common(known: NDArray[np.int64], keys: NDArray[np.int64]) -> int:
-    """How many tokens two sequences begin with alike; the last of ``keys`` is never counted, its logits are wanted."""
-    return common_start(known, keys[:-1])

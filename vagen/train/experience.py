@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from itertools import groupby
+from typing import Any
 
 import numpy as np
 import torch
@@ -126,6 +127,11 @@ def check(rl: Rl) -> None:
             raise ConfigError(f"{key}={name!r} is unknown: choose one of {', '.join(known)}")
     if rl.advantage.estimator == "no_concat_gae" and rl.rollouts.context == "concat":
         raise ConfigError("rl.advantage.estimator=no_concat_gae takes turns apart: set rl.rollouts.context=no_concat")
+    if rl.policy.old == "own":
+        if rl.policy.epochs * rl.policy.minibatches > 1:
+            raise ConfigError("rl.policy.old=own takes one update a step: set rl.policy.epochs and minibatches to 1")
+        if needs_critic(rl) or rl.divergence.weight:
+            raise ConfigError("a critic or a reference is asked before an update: set rl.policy.old=measured")
     if rl.source == "worlds":
         check_budget(reward_weights(rl), rl.rollouts.turns, rl.rewards.success, rl.rewards.most)
 
@@ -257,9 +263,19 @@ def measured(
     return [_measured(episode, of_turn) for episode in episodes]
 
 
+def unmeasured(episodes: Sequence[Episode]) -> list[Measured]:
+    """The numbers of episodes that nothing but the sampler has read: what it said stands for what is not known."""
+    found = [np.concatenate([turn.log_probs for turn in episode.rollout.turns]) for episode in episodes]
+    return [_numbers(e, said, np.zeros_like(said), said) for e, said in zip(episodes, found, strict=True)]
+
+
 def _measured(episode: Episode, of_turn: dict[tuple[int, int], NDArray[np.float32]]) -> Measured:
+    turns = range(len(episode.rollout.turns))
+    return _numbers(episode, *np.concatenate([of_turn[episode.number, turn] for turn in turns], axis=1))
+
+
+def _numbers(episode: Episode, old: NDArray[Any], values: NDArray[Any], reference: NDArray[Any]) -> Measured:
     turns = episode.rollout.turns
-    old, values, reference = np.concatenate([of_turn[episode.number, turn] for turn in range(len(turns))], axis=1)
     return Measured(
         number=episode.number,
         group=episode.group,
@@ -267,9 +283,9 @@ def _measured(episode: Episode, of_turn: dict[tuple[int, int], NDArray[np.float3
         rewards=np.array([reward.total for reward in episode.rewards], dtype=np.float32),
         truncated=not episode.rollout.trajectory.terminated,
         sampled=np.concatenate([turn.log_probs for turn in turns]).astype(np.float32),
-        old=old,
-        values=values,
-        reference=reference,
+        old=old.astype(np.float32),
+        values=values.astype(np.float32),
+        reference=reference.astype(np.float32),
     )
 
 

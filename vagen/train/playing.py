@@ -246,8 +246,8 @@ def cloze_weights(clozes: Clozes, progress: float) -> dict[str, float]:
 def play_worlds(chat: Chat, config: Config, rl: Rl, step: int, rank: int, ranks: int) -> list[Episode]:
     """This process's episodes of a step, in order."""
     settings, weights = rl.rollouts, reward_weights(rl)
-    engine = CachedEngine(chat, settings.batch)
     own = range(rank, settings.groups, ranks)
+    engine = CachedEngine(chat, min(settings.batch, max(1, len(own)) * settings.members))
     episodes = []
     for place, world in enumerate(settings.worlds):
         groups = [group for group in own if group % len(settings.worlds) == place]
@@ -277,7 +277,8 @@ def play_clozes(
     numbers = [group * settings.members + place % settings.members for place, group in enumerate(groups)]
     generators = [np.random.default_rng([config.seed, step, number, 7]) for number in numbers]
     sampling = Sampling(settings.temperature, max_tokens=settings.tokens)
-    answers = respond(CachedEngine(chat, settings.batch), prompts, generators, sampling)
+    engine = CachedEngine(chat, min(settings.batch, max(1, len(prompts))))
+    answers = respond(engine, prompts, generators, sampling)
     episodes = []
     for number, group, prompt, sampled in zip(numbers, groups, prompts, answers, strict=True):
         text = chat.decode(sampled.tokens.tolist())

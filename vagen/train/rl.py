@@ -53,6 +53,7 @@ from vagen.train.experience import (
     plan,
     response_batch,
     targets,
+    unmeasured,
 )
 from vagen.train.gradients import by_variance, gradient_metrics, variances
 from vagen.train.knowledge import Knowledge
@@ -75,7 +76,7 @@ from vagen.train.run import Start, check_sizes, cloze_format, latest_model, prep
 from vagen.train.schedule import rate_factor
 from vagen.train.session import open_run
 from vagen.train.signals import StopRequest
-from vagen.train.watching import Interval, Sums, Tokens, gap_metrics, largest_of, rollout_metrics
+from vagen.train.watching import Interval, Sums, Tokens, largest_of, rollout_metrics
 
 SUCCESS = "eval/success"  # the metric whose best checkpoint is kept
 LARGEST_FIRST_GAP = 1e-3  # between log-probabilities before and in the first update: more means another computation
@@ -362,9 +363,9 @@ class Learner:
     ) -> tuple[dict[str, float], State]:
         """The optimizer steps of a step."""
         plans = [self._planned([e for e in own if e.group in chunk]) for chunk in chunks]
-        numbers = self._measure(own, plans)
+        measuring = self.rl.policy.old == "measured"
+        numbers = self._measure(own, plans) if measuring else unmeasured(own)
         everyone = sorted((one for part in self.engine.gather(numbers) for one in part), key=lambda one: one.number)
-        values |= gap_metrics(everyone)
         if not all(np.isfinite(one.old).all() and np.isfinite(one.values).all() for one in everyone):
             skipped = self._diverged(step, "probabilities or values before the update", everyone, state)
             return values | {"skipped": 1.0}, skipped
@@ -377,7 +378,7 @@ class Learner:
         generator = np.random.default_rng([self.config.seed, step, 8])
         learning = step >= self.rl.critic.warmup or not needs_critic(self.rl)
         self._actor.isolated = self.rl.critic.isolated or not learning
-        first = True
+        first = measuring
         for epoch in range(self.rl.policy.epochs):
             sums = Sums()
             for place in generator.permutation(len(chunks)).tolist():
@@ -513,6 +514,9 @@ class Learner:
             return self._label_loss(part, said, sums)
         if own is None:
             return stacked.sum() * 0.0
+        if self.rl.policy.old == "own":
+            own = replace(own, old=said.log_probs.detach())
+        sums.sampler(own)
         loss = self._policy_loss(said, own, sums) if learning else stacked.sum() * 0.0
         if needs_critic(self.rl):
             settings = self.rl.critic

@@ -8,14 +8,12 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
-import numpy as np
 import torch
 
 from vagen.policy.actor import Outputs
 from vagen.rl import losses
 from vagen.rl.diagnostics import clip_shares, log_prob_gap, pass_at_k
 from vagen.train.engine import Engine
-from vagen.train.experience import Measured
 from vagen.train.playing import Played, share_of
 
 
@@ -63,25 +61,25 @@ def rollout_metrics(played: Sequence[Played], members: int) -> dict[str, float]:
     return values
 
 
-def gap_metrics(everyone: Sequence[Measured]) -> dict[str, float]:
-    """How far the trainer is from the sampler on the sampler's own tokens."""
-    old = torch.from_numpy(np.concatenate([one.old for one in everyone]))
-    sampled = torch.from_numpy(np.concatenate([one.sampled for one in everyone]))
-    gap = log_prob_gap(old, sampled, torch.ones_like(old))
-    return {"gap/sampler": gap.mean_abs, "gap/sampler_max": gap.max_abs, "gap/sampler_kl": gap.kl}
-
-
 class Sums:
-    """Sums over the parts of updates, and means over tokens."""
+    """Sums over the parts of updates, means over tokens, and what was largest."""
 
     def __init__(self) -> None:
         self._sums: dict[str, float] = {}
         self._means: dict[str, float] = {}
+        self._largest: dict[str, float] = {}
         self._tokens = 0
         self.first_gap = 0.0  # of the parts so far
 
     def add(self, name: str, value: float) -> None:
         self._sums[name] = self._sums.get(name, 0.0) + value
+
+    def sampler(self, own: Tokens) -> None:
+        """Note how far the trainer is from the sampler on a part's tokens, which are the sampler's own."""
+        gap = log_prob_gap(own.old, own.sampled, torch.ones_like(own.old))
+        self._tokens += len(own.old)
+        self._mean({"gap/sampler": gap.mean_abs, "gap/sampler_kl": gap.kl}, len(own.old))
+        self._largest["gap/sampler_max"] = max(self._largest.get("gap/sampler_max", 0.0), gap.max_abs)
 
     def policy(self, said: Outputs, own: Tokens, bounds: tuple[float, float, float | None], referenced: bool) -> None:
         """Note how far a part's policy has moved from before the update, and from the reference where there is one."""
@@ -102,22 +100,26 @@ class Sums:
         }
         if referenced:
             means["kl/reference"] = float(losses.kl(new, own.reference, "k3").mean())
-        for name, value in means.items():
-            self._means[name] = self._means.get(name, 0.0) + value * count
-        self._tokens += count
+        self._mean(means, count)
 
     def over_all(self, engine: Engine) -> dict[str, float]:
-        """Sums and means over all processes; the same names everywhere."""
-        gathered = engine.gather((self._sums, self._means, self._tokens))
-        tokens = sum(count for _, _, count in gathered)
+        """Sums, means and what was largest over all processes; the same names everywhere."""
+        gathered = engine.gather((self._sums, self._means, self._largest, self._tokens))
+        tokens = sum(count for *_, count in gathered)
         values: dict[str, float] = {}
-        for sums, _, _ in gathered:
+        for sums, means, largest, _ in gathered:
             for name, value in sums.items():
                 values[name] = values.get(name, 0.0) + value
-        for _, means, _ in gathered:
             for name, value in means.items():
                 values[name] = values.get(name, 0.0) + value / tokens
+            for name, value in largest.items():
+                values[name] = max(values.get(name, 0.0), value)
         return values
+
+    def _mean(self, of_tokens: Mapping[str, float], count: int) -> None:
+        """Add means over so many tokens."""
+        for name, value in of_tokens.items():
+            self._means[name] = self._means.get(name, 0.0) + value * count
 
 
 def largest_of(engine: Engine, value: float) -> float:
