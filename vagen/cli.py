@@ -78,7 +78,7 @@ def _expected_errors() -> tuple[type[ValueError], ...]:
         "vagen.hub": ["HubError"],
         "vagen.evaluate.compare": ["CompareError"],
         "vagen.evaluate.reorder": ["ReorderError"],
-        "vagen.evaluate.mindcube.rows": ["MindCubeError"],
+        "vagen.mindcube.rows": ["MindCubeError"],
     }
     found = [getattr(sys.modules[m], n) for m, classes in names.items() if m in sys.modules for n in classes]
     return (UsageError, *found)
@@ -255,6 +255,11 @@ def _parser() -> argparse.ArgumentParser:
         help=f"what is shown and asked: {', '.join(_MINDCUBE_TASKS)}",
     )
     verb.add_argument("--prompts", type=Path, help="templates, YAML; default: those that come with the package")
+    verb.add_argument(
+        "--shuffle-images",
+        action="store_true",
+        help="show each question the images of another scene: what is got right without looking",
+    )
     verb.add_argument("--batch", type=_positive, default=8, help="questions per forward pass")
     verb.add_argument("--max-new-tokens", type=_positive, help="where answers are cut; default: as the templates say")
     verb.add_argument("--overwrite", action="store_true", help="begin anew, whatever the output holds")
@@ -518,7 +523,7 @@ def _spatial(args: argparse.Namespace, _: list[str]) -> int:
     if not args.train + args.val + args.test:
         raise UsageError("--train, --val and --test are all 0: nothing is to be asked")
     from vagen.config import shipped
-    from vagen.evaluate.mindcube.prompts import TASKS, read_wording
+    from vagen.mindcube.prompts import TASKS, read_wording
 
     wordings = [read_wording(args.prompts or shipped("mindcube.yaml"), task) for task in args.tasks or TASKS]
     from worlds.scene import SceneRenderer
@@ -841,14 +846,16 @@ def _write_reorder(args: argparse.Namespace) -> int:
 
 def _eval_mindcube(args: argparse.Namespace, _: list[str]) -> int:
     from vagen.config import shipped
-    from vagen.evaluate.mindcube.prompts import read_wording
     from vagen.files import check_file
+    from vagen.mindcube.prompts import read_wording
 
     check_file(args.out)
     wording = read_wording(args.prompts or shipped("mindcube.yaml"), args.task)
-    from vagen.evaluate.mindcube.ask import ask, prepare
+    from vagen.evaluate.mindcube.ask import ask, prepare, shuffled
 
     inquiry = prepare(args.questions, args.images, wording)
+    if args.shuffle_images:
+        inquiry = shuffled(inquiry)
     chat = _load_chat(args.model, None)
     ask(chat, inquiry, args.out, args.batch, args.max_new_tokens or wording.max_new_tokens, args.overwrite)
     print(args.out)

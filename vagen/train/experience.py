@@ -126,8 +126,9 @@ def check(rl: Rl) -> None:
             raise ConfigError(f"{key}={name!r} is unknown: choose one of {', '.join(known)}")
     if rl.advantage.estimator == "no_concat_gae" and rl.rollouts.context == "concat":
         raise ConfigError("rl.advantage.estimator=no_concat_gae takes turns apart: set rl.rollouts.context=no_concat")
-    if rl.source == "worlds":
-        check_budget(reward_weights(rl), rl.rollouts.turns, rl.rewards.success, rl.rewards.most)
+    if rl.source != "clozes":
+        turns = rl.rollouts.turns if rl.source == "worlds" else 1
+        check_budget(reward_weights(rl), turns, rl.rewards.success, rl.rewards.most)
 
 
 def reward_weights(rl: Rl) -> RewardWeights:
