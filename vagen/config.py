@@ -126,6 +126,10 @@ class Tiny(Section):
         default=0.5, gt=0, description="initial vision positions, as large as patches: places are learned first"
     )
     rope_theta: float = Field(default=100.0, gt=1, description="small, for small heads and short contexts")
+    number_images: bool = Field(
+        default=False,
+        description="write 1, 2, … before the images of a message: questions that name images by number need it",
+    )
     words: Names = Field(
         default=(), description="written with few tokens beside the words of the worlds, such as the tags of responses"
     )

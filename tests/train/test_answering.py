@@ -24,17 +24,23 @@ from vagen.train.run import cloze_format
 
 COLOURS = {"red": (200, 20, 20), "green": (20, 160, 20), "blue": (20, 40, 200)}
 ROOT = Path(__file__).parents[2]
+LAUNCHED = (
+    "RANK",
+    "WORLD_SIZE",
+    "LOCAL_RANK",
+    "MASTER_ADDR",
+    "MASTER_PORT",
+)  # what joins a process to this one's group
 
 
-def question(one: str, two: str, letter: str, task: str) -> dict:
-    """Which colour one of two images has, with a map on which the first stands left of the second."""
-    options = [two, one] if letter == "B" else [one, two]
+def question(one: str, two: str, task: str) -> dict:
+    """Which colour the first of two images has, with a map on which it stands left of the second."""
     objects = [{"name": name, "position": [x, 5]} for name, x in ((one, 2), (two, 8))]
     row = {
-        "id": f"rotation_{one}{two}_{letter}",
-        "question": f"Which colour comes first? A. {options[0]} B. {options[1]}",
+        "id": f"rotation_{one}{two}_1",
+        "question": "Which colour comes first? A. red B. green C. blue",
         "images": [f"{one}.png", f"{two}.png"],
-        "gt_answer": letter,
+        "gt_answer": "ABC"[list(COLOURS).index(one)],
         "grounded_cogmap": json.dumps({"objects": objects, "views": []}),
         "reasoning": f"The first is {one}.",
         "task": task,
@@ -55,7 +61,7 @@ def folder(tmp_path_factory) -> Path:
         Image.fromarray(np.full((32, 32, 3), colour, np.uint8)).save(folder / f"{name}.png")
     for task in ("raw_qa", "plain_cgmap_out"):
         pairs = [(one, two) for one in COLOURS for two in COLOURS if one != two]
-        write(folder / f"{task}.jsonl", [question(*pair, letter, task) for pair in pairs for letter in "AB"])
+        write(folder / f"{task}.jsonl", [question(*pair, task) for pair in pairs])
     return folder
 
 
@@ -84,22 +90,22 @@ def test_right_answers_become_more_frequent(folder, reinforce):
     file = str(folder / "raw_qa.jsonl")
     run = reinforce(
         questions={"files": [file]},
-        optimizer={"lr": 3e-3},
-        train={"steps": 30, "checkpoint_every": 100},
+        optimizer={"lr": 2e-3},
+        train={"steps": 20, "checkpoint_every": 100},
         rl={
             "source": "questions",
             "rollouts": {"worlds": [], "groups": 6, "members": 8, "tokens": 16},
             "rewards": {"format": 0.1},
-            "warmup": {"steps": 25, "rows": 6},
+            "warmup": {"steps": 40, "rows": 6, "lr": 1.5},
             "policy": {"epochs": 2, "minibatches": 2, "aggregation": "seq-mean-token-mean"},
-            "evaluation": {"every": 30, "files": [file], "episodes": 12},
+            "evaluation": {"every": 20, "files": [file], "episodes": 12},
         },
     )
-    steps = records(run)[25:]
+    steps = records(run)[40:]
     right = [step["success"] for step in steps]
-    assert np.mean(right[-5:]) > np.mean(right[:5]) + 0.2, f"the share of right answers: {right}"
+    assert np.mean(right[-5:]) > np.mean(right[:5]) + 0.15, f"the share of right answers: {right}"
     assert steps[-1]["rollout/turns"] == 1
-    assert steps[-1]["rollout/formed"] > 0.9
+    assert steps[-1]["rollout/formed"] >= steps[-1]["success"]
     assert steps[-1]["reward/task"] == steps[-1]["success"] == steps[-1][f"success/{SOURCE}"]
     assert steps[-1]["eval/success"] == steps[-1][f"eval/{SOURCE}/success"] > 0.5
 
@@ -127,7 +133,7 @@ def test_a_map_is_paid_as_a_description_of_the_state(folder, reinforce):
 
 @pytest.mark.parametrize("task", TASKS)
 def test_every_task_is_judged_by_its_own_form(folder, rl_values, tmp_path, task):
-    file = write(folder / f"one.{task}.jsonl", [question("red", "blue", "B", task)])
+    file = write(folder / f"one.{task}.jsonl", [question("green", "blue", task)])
     rl = {"source": "questions", "rollouts": {"worlds": []}}
     config = Config.model_validate(rl_values(tmp_path, questions={"files": [str(file)]}, rl=rl))
     assert config.rl is not None
@@ -138,7 +144,7 @@ def test_every_task_is_judged_by_its_own_form(folder, rl_values, tmp_path, task)
     assert right.formed
     assert right.correct
     assert right.map in (None, 1.0)
-    assert not judged(example, example.answer.replace("B. red", "A. blue")).correct
+    assert not judged(example, example.answer.replace("B. green", "A. red")).correct
     assert not judged(example, f"So: {example.answer}").formed
 
 
@@ -161,7 +167,8 @@ def test_the_command_learns_from_questions(asked, tmp_path):
     )
     (tmp_path / "rl.yaml").write_text(yaml.safe_dump(values))
     words = [sys.executable, "-m", "vagen.cli", "train", "--config", str(tmp_path / "rl.yaml")]
-    done = subprocess.run(words, cwd=ROOT, env=os.environ.copy(), capture_output=True, text=True, timeout=300)
+    alone = {name: value for name, value in os.environ.items() if name not in LAUNCHED}
+    done = subprocess.run(words, cwd=ROOT, env=alone, capture_output=True, text=True, timeout=300)
     assert done.returncode == 0, done.stderr
     model = Path(done.stdout.strip().splitlines()[-1])
     assert json.loads((model / "cloze_format.json").read_text())["worlds"] == []
@@ -181,12 +188,12 @@ def test_the_command_learns_from_questions(asked, tmp_path):
         ({"task": "naming"}, "task 'naming' has no exact reward"),
         ({"gt_answer": None}, "no gt_answer to judge answers by"),
         ({"gt_answer": "A"}, "its grounded_output is not the right output of task plain_cgmap_out"),
-        ({"grounded_output": "B. red"}, "its grounded_output is not the right output"),
+        ({"grounded_output": "B. green"}, "its grounded_output is not the right output"),
         ({"grounded_cogmap": "none"}, "no true map to compare with"),
     ],
 )
 def test_a_question_that_cannot_be_judged_is_refused(asked, folder, change, message):
-    row = question("red", "blue", "B", "plain_cgmap_out") | change
+    row = question("green", "blue", "plain_cgmap_out") | change
     file = write(folder / "refused.jsonl", [row])
     config = Config.model_validate(asked(questions={"files": [str(file)]}))
     with pytest.raises(DataError, match=message):
