@@ -30,7 +30,7 @@ LAUNCHED = (
     "LOCAL_RANK",
     "MASTER_ADDR",
     "MASTER_PORT",
-)  # what joins a process to this one's group
+)  # of the process group
 
 
 def question(one: str, two: str, task: str) -> dict:
