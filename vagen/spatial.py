@@ -137,10 +137,9 @@ def example(row: Mapping[str, Any], wording: Wording) -> dict[str, Any]:
 
 
 def naming(asked: Iterable[Question]) -> Iterator[dict[str, Any]]:
-    """What the images of questions show, as examples to learn beside them; each set of images once.
+    """What the images of questions show, as examples to learn before them or beside; each set of images once.
 
-    An answer tells a model little of what it did not recognise. Small models that learn names as well learn answers
-    sooner.
+    An answer tells a model little of what it did not recognise; a name does.
     """
     known: set[tuple[str, ...]] = set()
     for question in asked:
