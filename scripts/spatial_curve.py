@@ -15,6 +15,7 @@ from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 
 import matplotlib
+import numpy as np
 from matplotlib.figure import Figure
 
 from vagen.cloze.statistics import wilson
@@ -53,13 +54,14 @@ def main() -> None:
     parser.add_argument("--out", type=Path, required=True)
     args = parser.parse_args()
     inquiry = thinned(prepare(args.questions, args.images, read_wording(args.prompts, args.task)), args.n)
-    minutes = processor_minutes(args.run)
+    checkpoints = sorted((args.run / CHECKPOINTS).glob("step-*"), key=step_of)
+    steps = [step_of(checkpoint) for checkpoint in checkpoints]
     points = []
-    for checkpoint in sorted((args.run / CHECKPOINTS).glob("step-*"), key=step_of):
-        chat, step = Chat(load(str(checkpoint / MODEL))), step_of(checkpoint)
+    for checkpoint, step, minutes in zip(checkpoints, steps, processor_minutes(args.run, steps), strict=True):
+        chat = Chat(load(str(checkpoint / MODEL)))
         right, blind = correct(chat, inquiry), correct(chat, shuffled(inquiry))
         share = wilson(sum(right), len(right))
-        points.append(Point(step, minutes[step], share.value, share.low, share.high, sum(blind) / len(blind)))
+        points.append(Point(step, minutes, share.value, share.low, share.high, sum(blind) / len(blind)))
         print(points[-1], flush=True)
     chance = sum(1 / len(take_apart(row["question"]).options) for row in inquiry.rows) / len(inquiry.rows)
     found = {"task": args.task, "n": len(inquiry.rows), "chance": chance, "points": list(map(asdict, points))}
@@ -87,15 +89,14 @@ def correct(chat: Chat, inquiry: Inquiry) -> list[bool]:
     return found
 
 
-def processor_minutes(run: Path) -> dict[int, float]:
-    """The processor time until each step that the run's metrics know."""
-    spent, before, minutes = 0.0, 0, {}
+def processor_minutes(run: Path, steps: Sequence[int]) -> list[float]:
+    """The processor time until each of some steps: between those that the metrics know, along straight lines."""
+    known, spent = [0], [0.0]
     for line in (run / "metrics.jsonl").read_text(encoding="utf-8").splitlines():
         record = json.loads(line)
-        spent += record["processor_seconds"] * (record["step"] - before) / 60
-        before = record["step"]
-        minutes[before] = spent
-    return minutes
+        spent.append(spent[-1] + record["processor_seconds"] * (record["step"] - known[-1]) / 60)
+        known.append(record["step"])
+    return np.interp(steps, known, spent).tolist()
 
 
 def draw(points: Sequence[Point], chance: float, path: Path) -> None:
