@@ -16,7 +16,7 @@ PACKAGES = ("worlds", "vagen")
 # What a layer may import: itself, and every layer above it in this list.
 LAYERS = (
     ("vagen", "vagen.mdp", "vagen.config", "vagen.files", "vagen.progress"),
-    ("vagen.cloze",),
+    ("vagen.cloze", "vagen.mindcube"),
     ("vagen.data",),
     ("vagen.policy",),
     ("vagen.rollout",),

@@ -2,6 +2,7 @@
 
 import json
 import math
+import re
 import sys
 from collections import Counter
 from pathlib import Path
@@ -17,12 +18,12 @@ from vagen.config import shipped
 from vagen.data.examples import read_examples
 from vagen.evaluate.mindcube.ask import prepare
 from vagen.evaluate.mindcube.blind import Exam, baselines
-from vagen.evaluate.mindcube.maps import check_map, find_map
-from vagen.evaluate.mindcube.prompts import TASKS, read_wording
-from vagen.evaluate.mindcube.rows import MindCubeError, kind_of, read_rows, scene_of, setting_of, take_apart
 from vagen.evaluate.mindcube.score import score_file
-from vagen.evaluate.mindcube.targets import AUGMENTED, PLAIN, REASONING, target
 from vagen.files import OutputError
+from vagen.mindcube.maps import check_map, find_map
+from vagen.mindcube.prompts import TASKS, read_wording
+from vagen.mindcube.rows import MindCubeError, kind_of, read_rows, scene_of, setting_of, take_apart
+from vagen.mindcube.targets import AUGMENTED, PLAIN, REASONING, target
 from vagen.spatial import Amounts, example, write
 from worlds.spatial import questions
 from worlds.spatial_grid import SETTINGS
@@ -134,7 +135,22 @@ def test_training_examples_are_prompts_with_right_outputs(folder):
             assert row["task"] == task
             assert asked[row["id"]]["question"] in row["input_prompt"]
             assert row["grounded_output"] == target(row, task, "here")
-    assert not (folder / "val.raw_qa.jsonl").exists()
+    assert [row["id"] for row in rows(folder / "val.raw_qa.jsonl")] == [
+        row["id"] for row in rows(folder / "val.jsonl")
+    ]
+    assert not (folder / "test.raw_qa.jsonl").exists()
+
+
+def test_what_images_show_is_said_once_for_each_set_of_them(folder):
+    """The same names as in the reasoning of the questions, whose truth is tested with it."""
+    asked = {tuple(row["images"]): row["reasoning"] for row in rows(folder / "train.jsonl")}
+    found = {tuple(row["images"]): row["grounded_output"] for row in rows(folder / "train.naming.jsonl")}
+    assert found.keys() == asked.keys()
+    assert len(rows(folder / "train.naming.jsonl")) == len(found)
+    for images, said in found.items():
+        shown = re.findall(r"(\d) shows ([^.]+)\.", asked[images])
+        assert said == " ".join(f"Image {number} shows {names}." for number, names in shown)
+        assert len(shown) == len(images)
 
 
 @pytest.mark.parametrize("task", TASKS)
@@ -199,7 +215,8 @@ def test_the_command_writes_a_folder_and_names_its_card(tmp_path, monkeypatch, c
     words = ["--settings", "rotation", "--train", "6", "--val", "0", "--test", "2", "--tasks", "raw_qa"]
     assert vagen.cli.main(["spatial", *words, "--size", "16", "--output", str(output)]) == 0
     assert capsys.readouterr().out.strip() == str(output / "README.md")
-    assert sorted(path.name for path in output.glob("*.jsonl")) == ["test.jsonl", "train.jsonl", "train.raw_qa.jsonl"]
+    names = sorted(path.name for path in output.glob("*.jsonl"))
+    assert names == ["test.jsonl", "train.jsonl", "train.naming.jsonl", "train.raw_qa.jsonl"]
 
 
 @pytest.mark.parametrize(

@@ -126,6 +126,10 @@ class Tiny(Section):
         default=0.5, gt=0, description="initial vision positions, as large as patches: places are learned first"
     )
     rope_theta: float = Field(default=100.0, gt=1, description="small, for small heads and short contexts")
+    number_images: bool = Field(
+        default=False,
+        description="write 1, 2, … before the images of a message: questions that name images by number need it",
+    )
     words: Names = Field(
         default=(), description="written with few tokens beside the words of the worlds, such as the tags of responses"
     )
@@ -268,6 +272,11 @@ class Questions(Section):
     )
     weight: Weight = Field(
         default=1.0, description="rows of questions for each row of clozes: a number, or points as for clozes"
+    )
+    tasks: dict[str, Weight] = Field(
+        default={},
+        description="loss weight of the questions of each task, 1 for those not named: a number, or points as for "
+        "clozes; not asked where it is 0",
     )
     per_row: int = Field(default=8, gt=0, description="questions about the same images that share a row, at most")
 
@@ -416,7 +425,7 @@ class Evaluate(Section):
 class Rollouts(Section):
     """What a policy plays to learn from."""
 
-    worlds: Names = Field(min_length=1, description="groups take turns among them")
+    worlds: Names = Field(default=(), description="groups take turns among them; none where questions are answered")
     groups: PositiveInt = Field(default=8, description="groups per step, over all processes: so many initial states")
     members: PositiveInt = Field(default=8, description="episodes of a group; 1 for PPO without groups")
     strategy: Strategy = Field(default="free_think", description="what a response consists of")
@@ -442,7 +451,11 @@ class Rewards(Section):
 
     task: float = Field(default=1.0, gt=0, description="times what the world pays")
     format: float = Field(default=0.0, ge=0, description="for each response of the right form")
-    state_estimation: float = Field(default=0.0, ge=0, description="per turn, times how well <observation> describes")
+    state_estimation: float = Field(
+        default=0.0,
+        ge=0,
+        description="per turn, times how well <observation> describes; of an answer, times how far its map agrees",
+    )
     transition: float = Field(default=0.0, ge=0, description="per turn, times how well <prediction> foretells")
     success: float = Field(default=1.0, gt=0, description="what the worlds pay for success, for the check below")
     most: float = Field(
@@ -573,10 +586,11 @@ class WarmUp(Section):
 
 
 class Evaluation(Section):
-    """Playing the validation split while training."""
+    """Playing the validation split while training, or answering its questions."""
 
     every: NonNegativeInt = Field(default=10, description="steps from one time to the next; 0: never")
-    episodes: PositiveInt = Field(default=128, description="per world")
+    episodes: PositiveInt = Field(default=128, description="per world; questions: so many, all files together")
+    files: Names = Field(default=(), description="questions: the files that are asked, of another split than trained")
     split: Literal["val", "test"] = Field(default="val", description="whose layouts are played")
     temperature: float = Field(default=0.0, ge=0, description="0: greedy")
     seed: NonNegativeInt = Field(default=2, description="decides the initial states")
@@ -607,8 +621,10 @@ class Diagnostics(Section):
 class Rl(Section):
     """Multi-turn reinforcement learning; ``train.steps`` counts its steps, after those of the warm-up."""
 
-    source: Literal["worlds", "clozes"] = Field(
-        default="worlds", description="episodes of the worlds, or clozes about them, rewarded by exact scoring"
+    source: Literal["worlds", "clozes", "questions"] = Field(
+        default="worlds",
+        description="episodes of the worlds, clozes about them, or the questions of questions.files; answers are "
+        "rewarded by exact scoring",
     )
     rollouts: Rollouts
     rewards: Rewards = Rewards()
@@ -625,6 +641,14 @@ class Rl(Section):
     row_tokens: PositiveInt = Field(
         default=1024, description="episodes of a group share a packed row while it has at most so many tokens"
     )
+
+    @model_validator(mode="after")
+    def _something_is_played(self) -> Self:
+        if self.source != "questions" and not self.rollouts.worlds:
+            raise ValueError(f"source={self.source} needs rollouts.worlds: name some; `vagen worlds` lists them")
+        if self.source == "questions" and self.rollouts.worlds:
+            raise ValueError("source=questions plays no worlds: leave rollouts.worlds out")
+        return self
 
 
 class Config(Section):

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Protocol
@@ -14,9 +14,9 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from vagen.data.card import CARD
-from vagen.evaluate.mindcube.prompts import Wording
-from vagen.evaluate.mindcube.targets import target
 from vagen.files import atomic_folder
+from vagen.mindcube.prompts import Wording
+from vagen.mindcube.targets import target
 from vagen.progress import Progress
 from worlds import Split
 from worlds.rooms import Camera, Room
@@ -24,6 +24,7 @@ from worlds.spatial import Question, image_path, questions
 from worlds.spatial_grid import Setting
 from worlds.spatial_scenes import Scene
 
+NAMING = "naming"  # the task of examples that say what images show
 _HUB_SPLITS: Mapping[Split, str] = {"train": "train", "val": "validation", "test": "test"}
 
 _CARD = """\
@@ -43,6 +44,8 @@ everything in it.
 |---|---|
 | `SPLIT.jsonl` | a question per line: `id`, `category`, `type`, `meta_info`, `question`, `images`, `gt_answer` |
 | `train.TASK.jsonl` | the same with `task`, `input_prompt` and `grounded_output`, to train on: {tasks} |
+| `val.TASK.jsonl` | the same of the validation split, to measure by while training |
+| `train.naming.jsonl` | what each image shows, to learn beside the answers |
 | `other_all_image/` | the images, by setting and scene |
 
 Beside MindCube's fields a line has the true map, `grounded_cogmap`, and `reasoning` of which every step is true.
@@ -95,7 +98,7 @@ def write(
 
     Args:
         settings: which of the four.
-        wordings: of the tasks whose training examples are written beside the questions of the training split.
+        wordings: of the tasks whose examples are written beside the questions of the training and validation splits.
         size: pixels per side of the images.
 
     Raises:
@@ -113,9 +116,11 @@ def write(
             rows = [question.row() for question in asked]
             if rows:
                 _write_lines(temporary / f"{split}.jsonl", rows)
-            for wording in wordings if split == "train" and rows else ():
+            for wording in wordings if split != "test" and rows else ():
                 examples = [example(row, wording) for row in rows]
                 _write_lines(temporary / f"{split}.{wording.task}.jsonl", examples)
+            if split == "train" and rows and wordings:
+                _write_lines(temporary / f"{split}.{NAMING}.jsonl", naming(asked))
         (temporary / CARD).write_text(_card(counts, wordings, seed, size, license), encoding="utf-8")
     return output / CARD
 
@@ -129,6 +134,24 @@ def example(row: Mapping[str, Any], wording: Wording) -> dict[str, Any]:
         "input_prompt": wording.write(row, where),
         "grounded_output": target(row, wording.task, where),
     }
+
+
+def naming(asked: Iterable[Question]) -> Iterator[dict[str, Any]]:
+    """What the images of questions show, as examples to learn before them or beside; each set of images once.
+
+    An answer tells a model little of what it did not recognise; a name does.
+    """
+    known: set[tuple[str, ...]] = set()
+    for question in asked:
+        if question.images not in known:
+            known.add(question.images)
+            yield {
+                "id": f"{question.setting}_{question.scene.key}_{'-'.join(map(str, question.views))}",
+                "images": list(question.images),
+                "task": NAMING,
+                "input_prompt": "What does each image show?",
+                "grounded_output": question.shown,
+            }
 
 
 def _ask(

@@ -18,7 +18,7 @@ import numpy as np
 
 from worlds.core import SPLITS, Split, WorldError, split_of
 from worlds.spatial_grid import ARRANGEMENTS, SETTINGS, Setting
-from worlds.spatial_questions import KINDS, Category, Draft, Draw
+from worlds.spatial_questions import KINDS, Category, Draft, Draw, shown
 from worlds.spatial_scenes import Scene, Visibility, draw_scene, look
 
 LETTERS = "ABCD"
@@ -78,6 +78,11 @@ class Question:
     def images(self) -> tuple[str, ...]:
         """Paths of the images shown, in order."""
         return tuple(image_path(self.scene, view) for view in self.views)
+
+    @property
+    def shown(self) -> str:
+        """What each image shows: ``Image 1 shows the red chair and the blue mug. Image 2 shows …``."""
+        return " ".join(shown(self.scene, self.views).lines)
 
     def row(self) -> dict[str, Any]:
         """As a line of MindCube's files, with the true map and the reasoning."""

@@ -187,7 +187,7 @@ def _among_sees(scene: Known, draw: Draw) -> Draft | None:
     target = ahead if draw.first else draw.one_of([o for o in range(1, 5) if o != ahead])
     name = scene.names[target]
     steps = (
-        _shown(scene, (0, 1, 2, 3))
+        shown(scene, (0, 1, 2, 3))
         .faces(scene.names[0], scene.arrangement.cells[0], facing)
         .stand(scene.arrangement.cells[0], facing)
         .at(name, scene.arrangement.cells[target])
@@ -223,7 +223,7 @@ def _among_own_sides(scene: Known, draw: Draw) -> Draft | None:
         f"would be {words}?",
         (target, side),
         (1, 2, 3, 4),
-        _shown(scene, (0, 1, 2, 3))
+        shown(scene, (0, 1, 2, 3))
         .faces(scene.names[0], scene.arrangement.cells[0], facing)
         .stand(scene.arrangement.cells[0], facing),
         (scene.arrangement.cells[0], facing),
@@ -248,7 +248,7 @@ def _among_from_outside(scene: Known, draw: Draw) -> Draft | None:
         f"would be to the {word} of the {centre}?",
         (target, side),
         [o for o in range(1, 5) if o != stand],
-        _shown(scene, (0, 1, 2, 3))
+        shown(scene, (0, 1, 2, 3))
         .faces(scene.names[stand], scene.arrangement.cells[stand], facing)
         .stand(scene.arrangement.cells[stand], facing)
         .at(centre, scene.arrangement.cells[0]),
@@ -365,7 +365,7 @@ def _around_own_sides(scene: Known, draw: Draw) -> Draft | None:
         f"which object would be the nearest {words}?",
         (target, side),
         [other for other in range(count) if other != stand],
-        _shown(scene, views).faces(scene.names[stand], cells[stand], facing).stand(cells[stand], facing),
+        shown(scene, views).faces(scene.names[stand], cells[stand], facing).stand(cells[stand], facing),
         (cells[stand], facing),
         f"the nearest {words}",
     )
@@ -477,7 +477,7 @@ def _translation_relative(scene: Known, draw: Draw) -> Draft:
     cells = scene.arrangement.cells
     way = direction(cells[base], cells[thing])
     steps = (
-        _shown(scene, views)
+        shown(scene, views)
         .looks("Image", _taken(scene, views))
         .at(name, cells[thing])
         .at(other, cells[base])
@@ -503,7 +503,7 @@ def _motion(
     scene: Known, views: tuple[int, int], first: bool, answers: tuple[str, str], code: str, movement: str
 ) -> Draft:
     (start, heading), (end, _) = (_at(scene, view) for view in views)
-    steps = _shown(scene, views, "View").looks("View", _taken(scene, views)).move(start, end)
+    steps = shown(scene, views, "View").looks("View", _taken(scene, views)).move(start, end)
     offset = (end[0] - start[0], end[1] - start[1])
     if _projected(offset, heading):
         steps = steps.means(heading, AHEAD)
@@ -583,8 +583,8 @@ def _taken(scene: Known, views: Sequence[int]) -> list[View]:
     return [scene.arrangement.views[view] for view in views]
 
 
-def _shown(scene: Known, views: Sequence[int], word: str = "Image") -> Steps:
-    """What each image shows."""
+def shown(scene: Known, views: Sequence[int], word: str = "Image") -> Steps:
+    """What each of some views shows, called images or otherwise."""
     steps = Steps()
     for number, view in enumerate(views, start=1):
         steps = steps.shows(word, number, [n for n, seen in zip(scene.names, scene.seen[view], strict=True) if seen])
@@ -593,7 +593,7 @@ def _shown(scene: Known, views: Sequence[int], word: str = "Image") -> Steps:
 
 def _looking(scene: Known, views: Sequence[int], view: int) -> Steps:
     """What each image shows, and where one stands who looks as one of the views does."""
-    return _shown(scene, views).stand(*_at(scene, view))
+    return shown(scene, views).stand(*_at(scene, view))
 
 
 KINDS: Mapping[Setting, Mapping[str, Ask]] = MappingProxyType(

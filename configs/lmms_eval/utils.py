@@ -14,10 +14,10 @@ from vagen.config import shipped
 from vagen.evaluate.mindcube.answers import extract_letter
 from vagen.evaluate.mindcube.blind import Exam
 from vagen.evaluate.mindcube.official import maps_of
-from vagen.evaluate.mindcube.prompts import Task, Wording, read_wording
-from vagen.evaluate.mindcube.rows import OUT_OF_OVERALL, response_of, setting_of
-from vagen.evaluate.mindcube.similarity import Similarity
 from vagen.evaluate.mindcube.strict import judge
+from vagen.mindcube.prompts import Task, Wording, read_wording
+from vagen.mindcube.rows import OUT_OF_OVERALL, response_of, setting_of
+from vagen.mindcube.similarity import Similarity
 
 
 def images(doc: Mapping[str, Any], settings: Mapping[str, Any]) -> list[Image.Image]:

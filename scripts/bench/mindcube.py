@@ -18,8 +18,8 @@ from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 
 from vagen.evaluate.mindcube.official import Tally, item_row
-from vagen.evaluate.mindcube.rows import read_responses
 from vagen.evaluate.mindcube.score import MODES, score_file
+from vagen.mindcube.rows import read_responses
 
 CENTRE, AROUND = (5, 5), ((5, 8), (2, 5), (5, 2), (8, 5))
 VIEWS = (((5, 6), "up"), ((4, 5), "right"), ((5, 4), "down"), ((6, 5), "left"))

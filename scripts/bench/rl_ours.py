@@ -27,7 +27,7 @@ def main() -> None:
     config, rl = settings(args)
     engine, actor = make_engine(config, rl, chat.policy)
     chat.policy.model.train()
-    learner = Learner(config, rl, engine, actor, chat.policy, 0, 1)
+    learner = Learner(config, rl, None, engine, actor, chat.policy, 0, 1)
     state, step = State(), 0
 
     def work() -> int:

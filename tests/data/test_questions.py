@@ -46,7 +46,9 @@ def stream_of(file: Path, seed: int = 0, **settings) -> QuestionStream:
 def test_a_file_is_read(file):
     examples = read_examples(file, file.parent)
     assert len(examples) == 15
-    assert examples[0] == Example("question", "Question 0?", "A. 0", (file.parent / "a.png", file.parent / "b.png"))
+    first = file.read_bytes().splitlines()[0]
+    images = (file.parent / "a.png", file.parent / "b.png")
+    assert examples[0] == Example("question", "Question 0?", "A. 0", images, first)
     assert examples[14].cell == (SOURCE, "raw_qa")
     assert (read_image(examples[0].images[1]) == ord("b")).all()
 
@@ -109,6 +111,31 @@ def test_the_order_is_a_function_of_the_seed_and_changes_every_epoch(file):
 def test_words_are_those_that_are_written(file):
     assert stream_of(file).words() == ["Question", "A"]
     assert stream_of(file).cells == [(SOURCE, "question"), (SOURCE, "raw_qa")]
+
+
+def test_tasks_have_weights_that_may_change(file):
+    """One task from the start, the other from the middle on; rows that would be empty are stood in for."""
+    stream = stream_of(file, tasks={"raw_qa": 3.0, "question": [[0.5, 0], [0.5, 2]]})
+    early, late = ([stream.group(number, progress) for number in range(6)] for progress in (0.4, 0.6))
+    assert {sample.task for group in early for sample in group.samples} == {"raw_qa"}
+    assert {group.weights for group in early} == {(3.0, 3.0)}
+    assert {(s.task, w) for g in late for s, w in zip(g.samples, g.weights, strict=True)} == {
+        ("raw_qa", 3.0),
+        ("question", 2.0),
+    }
+    alone = TrainingStream(None, stream, length=10)
+    assert [alone.group(number).samples[0].task for number in range(5)] == ["raw_qa"] * 5
+    assert {alone.group(number).samples[0].task for number in range(5, 10)} == {"raw_qa", "question"}
+    everything = [s.question for number in range(4) for s in alone.whole_group(number).samples]
+    assert Counter(everything) == Counter(f"Question {n}?" for n in range(15)), "tokens of late tasks are not counted"
+
+
+def test_weights_of_tasks_that_cannot_be_are_refused(file):
+    with pytest.raises(DataError, match="the files have no raw, only question, raw_qa"):
+        stream_of(file, tasks={"raw": 1.0})
+    late = [[0.5, 0], [0.6, 1]]
+    with pytest.raises(DataError, match="nothing is asked when 0% of the training is over"):
+        stream_of(file, tasks={"raw_qa": late, "question": late})
 
 
 def test_clozes_and_questions_take_turns_by_weight(file, shards):

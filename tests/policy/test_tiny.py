@@ -7,6 +7,7 @@ import subprocess
 import sys
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 
@@ -15,7 +16,7 @@ from vagen.cloze.grammar import named
 from vagen.config import Tiny
 from vagen.policy import tiny
 from vagen.policy.batches import draw
-from vagen.policy.chat import Chat
+from vagen.policy.chat import Chat, Picture
 from vagen.policy.generate import generate
 from vagen.policy.policy import ClozeFormat, ModelError, Policy, load
 
@@ -69,6 +70,22 @@ def test_the_seed_decides_and_nothing_else(architecture):
 def test_image_sizes_that_do_not_divide_are_refused(architecture):
     with pytest.raises(ValueError, match="multiple"):
         tiny.build(Tiny(architecture=architecture, image_size=50, **SMALL), WORLDS, 0)
+
+
+@pytest.mark.parametrize("numbered", [False, True])
+def test_images_are_numbered_as_questions_name_them(architecture, numbered):
+    """The number before an image is the very token of "image 2", so that attention can find it."""
+    model, processor = tiny.build(Tiny(architecture=architecture, number_images=numbered, **SMALL), WORLDS, 0)
+    chat = Chat(Policy("tiny", model, processor, ClozeFormat()))
+    pictures = [Picture.of(np.full((48, 48, 3), value, np.uint8)) for value in (10, 200)]
+    prompt = chat.ask("What does image 2 show?", pictures)
+    one, two = (processor.tokenizer.convert_tokens_to_ids(f"Ġ{number}") for number in (1, 2))
+    assert np.count_nonzero(prompt.ids == two) == 1 + numbered
+    assert np.count_nonzero(prompt.ids == one) == numbered
+    if numbered:
+        before = [int(np.flatnonzero(prompt.ids == number)[0]) for number in (one, two)]
+        first = [int(np.flatnonzero(prompt.image_of == image)[0]) for image in (0, 1)]
+        assert before[0] < first[0] < before[1] < first[1]
 
 
 # -------------------------------------------------------------------------------------------------- loading without us

@@ -9,7 +9,6 @@ from hypothesis import strategies as st
 
 import worlds
 from vagen.rl.rewards import (
-    AnswerWeights,
     RewardError,
     RewardWeights,
     TurnReward,
@@ -150,14 +149,14 @@ def test_means_leave_out_what_nobody_could_earn():
 
 @given(st.booleans(), st.booleans(), st.none() | st.floats(0, 1))
 def test_answers_are_paid_by_parts(formed, correct, agreement):
-    weights = AnswerWeights(correct=1.0, format=0.25, map=0.5)
+    weights = RewardWeights(task=1.0, format=0.25, state_estimation=0.5)
     reward = answer_reward(formed, correct, agreement, weights)
     assert reward.total == pytest.approx(correct + 0.25 * formed + (0.5 * (agreement or 0) if formed else 0))
-    assert (reward.map is None) == (agreement is None)
-    assert answer_reward(formed, correct, agreement, AnswerWeights(0, 0, 0)).total == 0
+    assert (reward.state_estimation is None) == (agreement is None)
+    assert answer_reward(formed, correct, agreement, RewardWeights(0)).total == 0
 
 
 @pytest.mark.parametrize("agreement", [-0.1, 1.1, float("nan")])
 def test_a_share_that_is_none_is_refused(agreement):
     with pytest.raises(RewardError, match="between 0 and 1"):
-        answer_reward(True, True, agreement, AnswerWeights())
+        answer_reward(True, True, agreement, RewardWeights())

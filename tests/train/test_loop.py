@@ -28,6 +28,7 @@ DECLARED = {
     "grad_norm",
     "lr",
     "seconds_per_step",
+    "processor_seconds",
     "clozes_per_second",
     "tokens_per_second",
     "supervised_tokens_per_second",
@@ -168,6 +169,7 @@ def test_metrics_have_the_declared_keys(baseline, read_metrics):
         assert 0 <= record["padding"] < 0.5
         assert all(record[f"seconds/{phase}"] > 0 for phase in ("data", "vision", "language", "backward", "optimizer"))
         assert record["seconds_per_step"] > 0
+        assert record["processor_seconds"] > 0
         assert record["tokens_per_second"] > record["supervised_tokens_per_second"] > record["clozes_per_second"] > 0
 
 

@@ -475,6 +475,8 @@ def assert_same(alone: Path, together: Path) -> None:
     for one, two in zip(told(alone), told(together), strict=True):
         assert one.keys() == two.keys()
         for name in one.keys() - ROUNDED:
+            if name.startswith(("mi/", "state/")):
+                continue  # measured on the episodes of the first process, which are others
             assert two[name] == pytest.approx(one[name], rel=2e-3, abs=2e-4), f"step {one['step']}: {name}"
         assert two.get("ratio/first_gap", 0.0) == 0.0
 

@@ -73,7 +73,7 @@ def _expected_errors() -> tuple[type[ValueError], ...]:
         "vagen.hub": ["HubError"],
         "vagen.evaluate.compare": ["CompareError"],
         "vagen.evaluate.reorder": ["ReorderError"],
-        "vagen.evaluate.mindcube.rows": ["MindCubeError"],
+        "vagen.mindcube.rows": ["MindCubeError"],
     }
     found = [getattr(sys.modules[m], n) for m, classes in names.items() if m in sys.modules for n in classes]
     return (UsageError, *found)

@@ -82,7 +82,7 @@ def _spatial(args: argparse.Namespace, _: list[str]) -> int:
     if not args.train + args.val + args.test:
         raise UsageError("--train, --val and --test are all 0: nothing is to be asked")
     from vagen.config import shipped
-    from vagen.evaluate.mindcube.prompts import TASKS, read_wording
+    from vagen.mindcube.prompts import TASKS, read_wording
 
     wordings = [read_wording(args.prompts or shipped("mindcube.yaml"), task) for task in args.tasks or TASKS]
     from worlds.scene import SceneRenderer

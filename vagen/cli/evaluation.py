@@ -250,6 +250,11 @@ def _add_mindcube(kinds: Verbs) -> None:
         help=f"what is shown and asked: {', '.join(MINDCUBE_TASKS)}",
     )
     verb.add_argument("--prompts", type=Path, help="templates, YAML; default: those that come with the package")
+    verb.add_argument(
+        "--shuffle-images",
+        action="store_true",
+        help="show each question the images of another scene: what is got right without looking",
+    )
     verb.add_argument("--batch", type=positive, default=8, help="questions per forward pass")
     verb.add_argument("--max-new-tokens", type=positive, help="where answers are cut; default: as the templates say")
     verb.add_argument("--overwrite", action="store_true", help="begin anew, whatever the output holds")
@@ -258,14 +263,16 @@ def _add_mindcube(kinds: Verbs) -> None:
 
 def _eval_mindcube(args: argparse.Namespace, _: list[str]) -> int:
     from vagen.config import shipped
-    from vagen.evaluate.mindcube.prompts import read_wording
     from vagen.files import check_file
+    from vagen.mindcube.prompts import read_wording
 
     check_file(args.out)
     wording = read_wording(args.prompts or shipped("mindcube.yaml"), args.task)
-    from vagen.evaluate.mindcube.ask import ask, prepare
+    from vagen.evaluate.mindcube.ask import ask, prepare, shuffled
 
     inquiry = prepare(args.questions, args.images, wording)
+    if args.shuffle_images:
+        inquiry = shuffled(inquiry)
     chat = _load_chat(args.model, None)
     ask(chat, inquiry, args.out, args.batch, args.max_new_tokens or wording.max_new_tokens, args.overwrite)
     print(args.out)

@@ -1,8 +1,8 @@
 """Questions about images, with the answers to learn, from files.
 
 A file is JSONL in the form of MindCube's prompts: ``images`` (paths), ``input_prompt`` and ``grounded_output``, and
-``task``, which metrics are kept by; other fields are not looked at. ``vagen spatial`` writes such files. Knows nothing
-about what is asked, or about training.
+``task``, which metrics are kept by; other fields are kept, and not looked at. ``vagen spatial`` writes such files.
+Knows nothing about what is asked, or about training.
 """
 
 from __future__ import annotations
@@ -39,12 +39,14 @@ class Example:
         question: the text that follows the images.
         answer: the right one, whole.
         images: files, in the order in which they are shown.
+        line: of the file, whole, as JSON: it may hold what answers are judged by.
     """
 
     task: str
     question: str
     answer: str
     images: tuple[Path, ...]
+    line: bytes
 
     @property
     def cell(self) -> tuple[str, str]:
@@ -79,7 +81,7 @@ def read_examples(path: Path, images: Path) -> list[Example]:
             if file not in known and not file.is_file():
                 raise DataError(f"{where}: image {file} is missing: set questions.images to the folder it is in")
             known.add(file)
-        examples.append(Example(found.task, found.input_prompt, found.grounded_output, files))
+        examples.append(Example(found.task, found.input_prompt, found.grounded_output, files, line))
     if not examples:
         raise DataError(f"{path} is empty: give a file of `vagen spatial --tasks …`")
     return examples

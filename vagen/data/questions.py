@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import re
 from collections import Counter, OrderedDict
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping, Sequence
 from hashlib import sha256
 from pathlib import Path
 
@@ -18,7 +18,7 @@ from vagen.cloze.grammar import Pattern
 from vagen.cloze.sample import Sample
 from vagen.config import Questions, Schedule
 from vagen.data.examples import Example, read_examples
-from vagen.data.mixture import Turns
+from vagen.data.mixture import Turns, moments, weight_at
 from vagen.data.places import DataError
 from vagen.data.stream import KEPT, ClozeStream, Group, recall
 
@@ -33,17 +33,19 @@ class QuestionStream:
         seed: decides the order.
 
     Attributes:
+        examples: all of them, in the order of the files.
         cells: what metrics are kept by.
         digests: what every file holds, by its name.
 
     Raises:
-        DataError: a file cannot be used.
+        DataError: a file cannot be used, a task that has a weight is in none of them, or none is asked at some time.
     """
 
     def __init__(self, settings: Questions, seed: int):
         examples: list[Example] = []
-        for file in map(Path, settings.files):
-            examples += read_examples(file, Path(settings.images) if settings.images else file.parent)
+        for file in settings.files:
+            examples += read_file(settings, file)
+        self.examples = tuple(examples)
         about: dict[tuple[Path, ...], list[Example]] = {}
         for example in examples:
             about.setdefault(example.images, []).append(example)
@@ -54,14 +56,30 @@ class QuestionStream:
             for start in range(0, len(found), settings.per_row)
         ]
         self.cells = list(dict.fromkeys(example.cell for example in examples))
+        self._tasks = _weights(settings, [task for _, task in self.cells])
         self._seed = seed
         self._orders: OrderedDict[int, NDArray[np.int64]] = OrderedDict()
 
-    def group(self, number: int) -> Group[Example]:
-        """Group ``number`` of an endless walk that sees each exactly once per epoch."""
-        epoch, place = divmod(number, len(self._groups))
-        order = recall(self._orders, epoch, lambda: self._order(epoch), KEPT)
-        samples = self._groups[int(order[place])]
+    def group(self, number: int, progress: float = 1.0) -> Group[Example]:
+        """Group ``number`` of an endless walk that sees each exactly once per epoch.
+
+        In the place of a group of which no task is asked yet stands the next that has one.
+
+        Args:
+            progress: the share of the training that is over; decides the weights of the tasks.
+        """
+        order, place = self._place(number)
+        weights = {task: weight_at(weight, progress) for task, weight in self._tasks.items()}
+        for further in range(len(order)):
+            samples = self._groups[order[(place + further) % len(order)]]
+            if asked := tuple(sample for sample in samples if weights[sample.task]):
+                return Group(asked, tuple(weights[sample.task] for sample in asked))
+        raise AssertionError("some task is asked at any time")
+
+    def whole_group(self, number: int) -> Group[Example]:
+        """The same with the questions of every task, whenever they are asked, and all alike."""
+        order, place = self._place(number)
+        samples = self._groups[order[place]]
         return Group(samples, (1.0,) * len(samples))
 
     def words(self) -> list[str]:
@@ -75,8 +93,34 @@ class QuestionStream:
     def first_image(self) -> Path:
         return self._groups[0][0].images[0]
 
+    def _place(self, number: int) -> tuple[NDArray[np.int64], int]:
+        """The order of an epoch, and where in it group ``number`` stands."""
+        epoch, place = divmod(number, len(self._groups))
+        return recall(self._orders, epoch, lambda: self._order(epoch), KEPT), place
+
     def _order(self, epoch: int) -> NDArray[np.int64]:
         return np.random.default_rng([self._seed, epoch, 2]).permutation(len(self._groups))
+
+
+def _weights(settings: Questions, tasks: Sequence[str]) -> dict[str, Schedule]:
+    """The weight of each task."""
+    for task in settings.tasks:
+        if task not in tasks:
+            raise DataError(f"questions.tasks: the files have no {task}, only {', '.join(tasks)}")
+    weights = {task: settings.tasks.get(task, 1.0) for task in tasks}
+    for moment in moments(list(weights.values())):
+        if not any(weight_at(weight, moment) for weight in weights.values()):
+            raise DataError(f"questions.tasks: nothing is asked when {moment:.0%} of the training is over")
+    return weights
+
+
+def read_file(settings: Questions, file: str) -> list[Example]:
+    """The questions of one file.
+
+    Raises:
+        DataError: it cannot be used.
+    """
+    return read_examples(Path(file), Path(settings.images or Path(file).parent))
 
 
 class TrainingStream:
@@ -99,6 +143,7 @@ class TrainingStream:
         self.clozes = clozes
         self.questions = questions
         self._turns = Turns([1.0, weight], length)
+        self._length = length
 
     @property
     def worlds(self) -> tuple[str, ...]:
@@ -128,13 +173,23 @@ class TrainingStream:
 
     def group(self, number: int) -> Group[Sample] | Group[Example]:
         """Group ``number`` of the endless stream."""
+        progress = min(number / self._length, 1.0) if self._length else 1.0
+        return self._group(number, lambda questions, turn: questions.group(turn, progress))
+
+    def whole_group(self, number: int) -> Group[Sample] | Group[Example]:
+        """The same, with the questions of every task, whenever they are asked: what the tokens of answers are."""
+        return self._group(number, QuestionStream.whole_group)
+
+    def _group(
+        self, number: int, group: Callable[[QuestionStream, int], Group[Example]]
+    ) -> Group[Sample] | Group[Example]:
         if self.questions is None:
             assert self.clozes is not None, "one of them is there"
             return self.clozes.group(number)
         if self.clozes is None:
-            return self.questions.group(number)
+            return group(self.questions, number)
         which, turn = self._turns.turn(number)
-        return self.questions.group(turn) if which else self.clozes.group(number)
+        return group(self.questions, turn) if which else self.clozes.group(turn)
 
     def share(self, step: int, rows: int, rank: int, ranks: int) -> list[Group[Sample] | Group[Example]]:
         """The groups of one step that fall to one rank; their union over ranks does not depend on ``ranks``."""

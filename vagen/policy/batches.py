@@ -62,8 +62,9 @@ def token_weights(answers: Iterable[NDArray[np.int64]], vocabulary: int, balance
 
 
 def answer_weights(chat: Chat, stream: ClozeStream | TrainingStream, balance: float) -> NDArray[np.float64]:
-    """The token weights of a stream, from the answers of its first groups."""
-    groups = map(stream.group, range(GROUPS_COUNTED))
+    """The token weights of a stream, from the answers of its first groups, of tasks that begin later too."""
+    group = stream.whole_group if isinstance(stream, TrainingStream) else stream.group
+    groups = map(group, range(GROUPS_COUNTED))
     answers = (chat.answer_tokens(sample.answer) for group in groups for sample in group.samples)
     return token_weights(answers, len(chat.tokenizer), balance)
 

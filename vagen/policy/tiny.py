@@ -66,6 +66,14 @@ _TEMPLATE = (
 )
 
 
+def _template(config: Tiny, image: str) -> str:
+    """The chat template, with what stands for an image.
+
+    Numbers are written as in "image 2", with the space before them: the same token, to be found by it.
+    """
+    return _TEMPLATE.replace("IMAGE", f" {{{{ loop.index }}}}{image}" if config.number_images else image)
+
+
 def build(config: Tiny, worlds: Iterable[str], seed: int, more_words: Iterable[str] = ()) -> tuple[Any, Any]:
     """A tiny model and its processor, whose tokenizer knows the words of ``worlds`` as whole tokens.
 
@@ -171,7 +179,7 @@ def _idefics3(config: Tiny, vocabulary: list[str]) -> tuple[Any, Any]:
         Idefics3ImageProcessorPil(do_image_splitting=False, size=size, max_image_size=size),
         tokens,
         image_seq_len=(config.image_size // config.patch_size // config.merge) ** 2,
-        chat_template=_TEMPLATE.replace("IMAGE", image),
+        chat_template=_template(config, image),
     )
     model = Idefics3ForConditionalGeneration(
         Idefics3Config(
@@ -211,7 +219,7 @@ def _llava(config: Tiny, vocabulary: list[str]) -> tuple[Any, Any]:
         patch_size=config.patch_size,
         vision_feature_select_strategy="default",  # which leaves out CLIP's class token ...
         num_additional_image_tokens=1,  # ... and expects it to be counted
-        chat_template=_TEMPLATE.replace("IMAGE", image),
+        chat_template=_template(config, image),
     )
     model = LlavaForConditionalGeneration(
         LlavaConfig(
@@ -272,7 +280,7 @@ def _qwen_vision(config: Tiny) -> dict[str, Any]:
 
 def _qwen2_5_vl(config: Tiny, vocabulary: list[str]) -> tuple[Any, Any]:
     tokens, ids, marks = _qwen_tokenizer(config, vocabulary)
-    processor = Qwen2_5_VLProcessor(_qwen_images(config), tokens, chat_template=_TEMPLATE.replace("IMAGE", marks))
+    processor = Qwen2_5_VLProcessor(_qwen_images(config), tokens, chat_template=_template(config, marks))
     model = Qwen2_5_VLForConditionalGeneration(
         Qwen2_5_VLConfig(
             **ids,
@@ -291,7 +299,7 @@ def _qwen2_5_vl(config: Tiny, vocabulary: list[str]) -> tuple[Any, Any]:
 
 def _qwen3_vl(config: Tiny, vocabulary: list[str]) -> tuple[Any, Any]:
     tokens, ids, marks = _qwen_tokenizer(config, vocabulary)
-    processor = Qwen3VLProcessor(_qwen_images(config), tokens, chat_template=_TEMPLATE.replace("IMAGE", marks))
+    processor = Qwen3VLProcessor(_qwen_images(config), tokens, chat_template=_template(config, marks))
     model = Qwen3VLForConditionalGeneration(
         Qwen3VLConfig(
             **ids,

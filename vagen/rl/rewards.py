@@ -128,39 +128,12 @@ def template(world_id: str) -> Facts:
     return Facts(frozenset(thing for thing, count in counts.items() if 2 * count > TEMPLATE_STATES))
 
 
-@dataclass(frozen=True)
-class AnswerWeights:
-    """How much the parts of an answer to a question with a known truth count; a weight of 0 turns a part off.
+def answer_reward(formed: bool, correct: bool, agreement: float | None, weights: RewardWeights) -> TurnReward:
+    """The reward of an answer to a cloze, or to a question about a scene: correctness, form and cognitive map.
 
-    Attributes:
-        correct: paid where the answer is right.
-        format: paid where the output has its form.
-        map: times how far the cognitive map agrees with the true one.
-    """
-
-    correct: float = 1.0
-    format: float = 0.1
-    map: float = 0.0
-
-
-@dataclass(frozen=True)
-class AnswerReward:
-    """What one answer earned, weighted; parts are logged apart. ``None``: no map was asked for."""
-
-    correct: float
-    format: float
-    map: float | None
-
-    @property
-    def total(self) -> float:
-        return self.correct + self.format + (self.map or 0.0)
-
-
-def answer_reward(formed: bool, correct: bool, agreement: float | None, weights: AnswerWeights) -> AnswerReward:
-    """The reward of an answer to a question about a scene: form, correctness and cognitive map.
-
-    A map is paid only in an output that has its form. For its agreement take a measure that charges missing names:
-    else a map of two things would be paid like a whole one.
+    A map describes the state of a scene, so it is paid by the weight of ``state_estimation``, and only in an output
+    that has its form. For its agreement take a measure that charges missing names: else a map of two things would be
+    paid like a whole one.
 
     Args:
         formed: whether the output has the form that was asked for.
@@ -172,8 +145,8 @@ def answer_reward(formed: bool, correct: bool, agreement: float | None, weights:
     """
     if agreement is not None and not 0 <= agreement <= 1:
         raise RewardError(f"a map agrees by {agreement}: give a share between 0 and 1")
-    earned = None if agreement is None else weights.map * agreement * formed
-    return AnswerReward(weights.correct * correct, weights.format * formed, earned)
+    described = None if agreement is None else weights.state_estimation * agreement * formed
+    return TurnReward(weights.task * correct, weights.format * formed, described, None)
 
 
 def check_budget(weights: RewardWeights, turns: int, success: float, most: float = 0.5) -> None:

@@ -130,11 +130,13 @@ def train(config: Config, start: Start = "new", make_validate: MakeValidate | No
             metrics = Metrics(output, done, config.train.steps, start_reporters(config, id, done))
             stack.enter_context(metrics)
         saved, stopped = done, None
-        interval = _Interval(cells, cost)
+        interval, spent = _Interval(cells, cost), time.process_time()
         for step, batches in enumerate(_timed(engine, _loader(steps, config)), start=done + 1):
             began = time.perf_counter()
             result = engine.step(batches)
-            interval.add(result, engine.lr, time.perf_counter() - began + result.seconds["data"])
+            seconds = time.perf_counter() - began + result.seconds["data"]
+            interval.add(result, engine.lr, seconds, time.process_time() - spent)
+            spent = time.process_time()
             if metrics:
                 metrics.advance(result.loss)
             stopped = agree(stop)
@@ -278,14 +280,15 @@ class _Interval:
 
     def __init__(self, cells: list[Cell], cost: Cost):
         self.cells, self.cost = cells, cost
-        self.seconds = 0.0
+        self.seconds = self.processor = 0.0
         self.results: list[StepResult] = []
         self.lr = 0.0
 
-    def add(self, result: StepResult, lr: float, seconds: float) -> None:
+    def add(self, result: StepResult, lr: float, seconds: float, processor: float) -> None:
         self.results.append(result)
         self.lr = lr
         self.seconds += seconds
+        self.processor += processor
 
     def summary(self) -> dict[str, float]:
         losses = torch.stack([result.cell_losses for result in self.results]).sum(0)
@@ -297,6 +300,7 @@ class _Interval:
             "grad_norm": self.results[-1].grad_norm,
             "lr": self.lr,
             "seconds_per_step": self.seconds / len(self.results),
+            "processor_seconds": self.processor / len(self.results),  # whoever else uses the machine
             "clozes_per_second": sum(result.samples for result in self.results) / self.seconds,
             "tokens_per_second": computed / self.seconds,
             "supervised_tokens_per_second": float(tokens.sum()) / self.seconds,

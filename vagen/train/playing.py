@@ -9,31 +9,25 @@ from __future__ import annotations
 import math
 import sys
 from collections.abc import Callable, Collection, Iterator, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 
 from vagen.cloze.grammar import named
-from vagen.cloze.sample import Sample
-from vagen.cloze.scoring import score
 from vagen.cloze.statistics import wilson
 from vagen.config import Clozes, Config, ConfigError, Rl
 from vagen.data.mixture import weight_at
 from vagen.data.shards import read_trajectories, write_shards
 from vagen.data.stream import GROUP_TRIES, DataError, Group, ask
 from vagen.mdp import Trajectory
-from vagen.policy.batches import draw
 from vagen.policy.chat import Chat
-from vagen.rl.rewards import TurnReward
 from vagen.rollout.agents import make_agent
 from vagen.rollout.cached import CachedEngine
 from vagen.rollout.collect import episode_seeds
-from vagen.rollout.engine import respond
 from vagen.rollout.episodes import play
 from vagen.rollout.rollouts import rollout, settings_of
-from vagen.rollout.sampling import Sampling
-from vagen.rollout.turns import Rollout, Turn
+from vagen.rollout.turns import Rollout
 from vagen.train.experience import Episode, reward_weights, rewarded
 from worlds import WorldError
 
@@ -262,37 +256,6 @@ def play_worlds(chat: Chat, config: Config, rl: Rl, step: int, rank: int, ranks:
     return sorted(episodes, key=lambda episode: episode.number)
 
 
-def play_clozes(
-    chat: Chat, config: Config, rl: Rl, pool: Pool, step: int, progress: float, rank: int, ranks: int
-) -> list[Episode]:
-    """This process's answers to clozes, as episodes of one turn that earn their score."""
-    settings = rl.rollouts
-    groups = [group for group in range(rank, settings.groups, ranks) for _ in range(settings.members)]
-    samples: dict[int, Sample] = {}
-    for group in dict.fromkeys(groups):
-        asked = pool.group(step, group, progress).samples
-        samples[group] = asked[int(np.random.default_rng([config.seed, step, group, 6]).integers(len(asked)))]
-    pictures = dict(zip(samples, draw(samples.values()), strict=True))
-    prompts = [(chat.prompt(samples[group], pictures[group]), pictures[group]) for group in groups]
-    numbers = [group * settings.members + place % settings.members for place, group in enumerate(groups)]
-    generators = [np.random.default_rng([config.seed, step, number, 7]) for number in numbers]
-    sampling = Sampling(settings.temperature, max_tokens=settings.tokens)
-    engine = CachedEngine(chat, min(settings.batch, max(1, len(prompts))))
-    answers = respond(engine, prompts, generators, sampling)
-    episodes = []
-    for number, group, prompt, sampled in zip(numbers, groups, prompts, answers, strict=True):
-        text = chat.decode(sampled.tokens.tolist())
-        right = score(samples[group], text)
-        paid = rl.rewards.task * right.correct
-        turn = Turn(
-            prompt[0], tuple(prompt[1]), sampled.tokens, sampled.log_probs, text, None, (), 0, paid, sampled.cut
-        )
-        window = replace(samples[group].window, success=right.correct, terminated=True, truncated=False)
-        earned = TurnReward(paid, rl.rewards.format * right.parsed, None, None)
-        episodes.append(Episode(number, group, Rollout(window, group, (turn,)), (earned,)))
-    return episodes
-
-
 # ----------------------------------------------------------------------------------------------------------- measuring
 
 
@@ -312,14 +275,14 @@ def successes(chat: Chat, rl: Rl, rank: int, ranks: int) -> list[tuple[int, int]
     return found
 
 
-def success_metrics(worlds: Sequence[str], counts: Sequence[tuple[int, int]]) -> dict[str, float]:
-    """Success of each world with its 95 % interval, and the mean over worlds.
+def success_metrics(names: Sequence[str], counts: Sequence[tuple[int, int]]) -> dict[str, float]:
+    """Success with its 95 % interval by the names of worlds (or of what else is asked), and the mean over them.
 
     Raises:
         WorldError: a world broke off every episode by an error of its own.
     """
     values: dict[str, float] = {}
-    for world, (right, total) in zip(worlds, counts, strict=True):
+    for world, (right, total) in zip(names, counts, strict=True):
         if not total:
             raise WorldError(f"every validation episode of world {world} was broken off by an error of its own")
         interval = wilson(right, total)

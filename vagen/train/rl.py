@@ -1,16 +1,17 @@
 """Training by multi-turn reinforcement: the whole loop in one place.
 
-A step: play groups of episodes, reward them, choose the groups worth learning from, pack their turns, ask the trainer
-itself how likely they were, find advantages, and update in one or several optimizer steps, with clozes about the same
-episodes beside them. A warm-up of supervised steps may come first: collect, learn responses with the truth written
-into them and clozes, then reinforce (the order of SPA, Chen et al. 2025).
+A step: play groups of episodes, or of answers to clozes or to questions about images, reward them, choose the groups
+worth learning from, pack their turns, ask the trainer itself how likely they were, find advantages, and update in one
+or several optimizer steps, with clozes about the same episodes beside them. A warm-up of supervised steps may come
+first: collect, learn responses with the truth written into them and clozes, then reinforce (the order of SPA, Chen et
+al. 2025).
 """
 
 from __future__ import annotations
 
 import math
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import asdict, dataclass, replace
 from functools import partial
@@ -26,7 +27,9 @@ from vagen.cloze.build import check_answerable
 from vagen.cloze.grammar import Pattern, named
 from vagen.cloze.sample import simulator
 from vagen.config import Config, ConfigError, Rl
+from vagen.data.examples import SOURCE, read_image
 from vagen.data.mixture import weight_at
+from vagen.data.stream import Group
 from vagen.policy.actor import Outputs, PackedActor, outputs
 from vagen.policy.batches import Batcher, token_weights
 from vagen.policy.chat import Chat, Encoded, Picture
@@ -36,6 +39,7 @@ from vagen.rl import filters, losses
 from vagen.rollout.demonstrations import demonstrate
 from vagen.rollout.rollouts import settings_of
 from vagen.train import environment
+from vagen.train.answering import Exam, open_exam, play_clozes, play_questions, right_answers
 from vagen.train.checkpoints import Best, seed_random
 from vagen.train.cloze import Outcome, agree
 from vagen.train.collapse import measure_collapse
@@ -65,7 +69,6 @@ from vagen.train.playing import (
     Pool,
     collect_pool,
     in_numbers,
-    play_clozes,
     play_worlds,
     sound_ones,
     success_metrics,
@@ -105,11 +108,12 @@ class DivergenceError(ConfigError):
     """A training that went wrong; the message names the batch."""
 
 
-def prepare(config: Config, start: Start) -> Rl:
-    """Check everything that can be wrong with a run's inputs before anything starts.
+def prepare(config: Config, start: Start) -> tuple[Rl, Exam | None]:
+    """Check everything that can be wrong with a run's inputs before anything starts; returns what is played.
 
     Raises:
-        ConfigError, WorldError, ClozeError, ModelError, OutputError, RewardError: what is wrong, and how to mend it.
+        ConfigError, DataError, WorldError, ClozeError, ModelError, OutputError, RewardError: what is wrong, and how to
+            mend it.
     """
     rl = config.rl
     assert rl is not None, "only for configurations with a section rl"
@@ -129,16 +133,17 @@ def prepare(config: Config, start: Start) -> Rl:
             "rl.diagnostics.gradients measures whole gradients every rl.diagnostics.every steps: set "
             "train.zero_stage=0 and rl.diagnostics.every"
         )
-    if rl.auxiliary.weight is not None or rl.warmup.clozes or rl.source == "clozes":
+    exam = open_exam(config, rl)
+    if exam is None and (rl.auxiliary.weight is not None or rl.warmup.clozes or rl.source == "clozes"):
         for name, pattern in _patterns(config).items():
             for world in worlds:
                 check_answerable(name, pattern, world)
     if config.model.path is not None:
         check_path(config.model.path)
     else:
-        check_sizes(rl.rollouts.worlds, config.model.tiny.image_size)
-    prepare_output(config, start, {})
-    return rl
+        check_sizes(rl.rollouts.worlds, config.model.tiny.image_size, exam.stream if exam else None)
+    prepare_output(config, start, exam.stream.digests if exam else {})
+    return rl, exam
 
 
 def train(config: Config, start: Start = "new") -> Outcome:
@@ -151,14 +156,15 @@ def train(config: Config, start: Start = "new") -> Outcome:
     rank, ranks = start_processes()
     with ExitStack() as stack:
         stop = stack.enter_context(StopRequest(announce=rank == 0))
-        rl = prepare(config, start)
+        rl, exam = prepare(config, start)
         output = Path(config.output)
         seed_random(config.seed)
         dtype = torch.bfloat16 if config.train.precision == "bf16" else torch.float32
-        form = cloze_format(config, rl.rollouts.worlds, config.clozes.weights)
-        policy = create(config.model, form, config.seed, dtype)
+        form = cloze_format(config, rl.rollouts.worlds, () if exam else config.clozes.weights)
+        policy = create(config.model, form, config.seed, dtype, exam.stream.words() if exam else ())
         policy.model.train()
-        id, checkpoints = open_run(stack, config, start, {}, rank, ranks)  # what is wrong with a model has shown
+        digests = exam.stream.digests if exam else {}
+        id, checkpoints = open_run(stack, config, start, digests, rank, ranks)  # what is wrong with a model has shown
         engine, actor = make_engine(config, rl, policy)
         seed_random(config.seed + rank)
         newest, done, best, state = checkpoints.newest(), 0, None, State()
@@ -171,7 +177,7 @@ def train(config: Config, start: Start = "new") -> Outcome:
         if rank == 0:
             environment.record(output, done, ranks)
             metrics = stack.enter_context(Metrics(output, done, total, start_reporters(config, id, done)))
-        learner = Learner(config, rl, engine, actor, policy, rank, ranks)
+        learner = Learner(config, rl, exam, engine, actor, policy, rank, ranks)
         learner.collect()
         saved, stopped, ended, interval = done, None, False, Interval()
         for step in range(done + 1, total + 1):
@@ -255,10 +261,19 @@ class Learner:
     """Plays, and learns from what was played."""
 
     def __init__(
-        self, config: Config, rl: Rl, engine: Engine, actor: PackedActor, policy: Policy, rank: int, ranks: int
+        self,
+        config: Config,
+        rl: Rl,
+        exam: Exam | None,
+        engine: Engine,
+        actor: PackedActor,
+        policy: Policy,
+        rank: int,
+        ranks: int,
     ):
         self.config, self.rl, self.engine, self.rank, self.ranks = config, rl, engine, rank, ranks
-        self._actor = actor
+        self._exam, self._actor = exam, actor
+        self._names = (SOURCE,) if exam else rl.rollouts.worlds
         self.chat = Chat(policy)
         self._nothing = self._empty_batch()
         self._pool: Pool | None = None
@@ -270,22 +285,25 @@ class Learner:
     def collect(self) -> None:
         """Collect what the warm-up and the clozes need, where anything does."""
         rl = self.rl
-        if not (rl.warmup.steps or rl.auxiliary.weight is not None or rl.source == "clozes"):
-            return
-        with self.engine.gathered():
-            if self.rank == 0:
-                collect_pool(self.config, rl, self.chat)
-            barrier()
-        self._pool = Pool(self.config, rl)
-        if rl.auxiliary.weight is not None or rl.warmup.clozes:
-            answers = (
-                self.chat.answer_tokens(sample.answer)
-                for group in self._pool.groups(GROUPS_COUNTED)
-                for sample in group.samples
-            )
-            weights = token_weights(answers, len(self.chat.tokenizer), self.config.train.balance)
-            cells = [(world, cloze) for world in rl.rollouts.worlds for cloze in self._pool.patterns]
-            self._batcher = Batcher(self.chat, weights, cells)
+        known = rl.auxiliary.weight is not None or rl.warmup.clozes
+        if self._exam is not None:
+            stream = self._exam.stream
+            self._batcher = self._make_batcher(map(stream.whole_group, range(GROUPS_COUNTED)), stream.cells)
+        elif rl.warmup.steps or known or rl.source == "clozes":
+            with self.engine.gathered():
+                if self.rank == 0:
+                    collect_pool(self.config, rl, self.chat)
+                barrier()
+            self._pool = Pool(self.config, rl)
+            if known:
+                cells = [(world, cloze) for world in rl.rollouts.worlds for cloze in self._pool.patterns]
+                self._batcher = self._make_batcher(self._pool.groups(GROUPS_COUNTED), cells)
+
+    def _make_batcher(self, groups: Iterable[Group], cells: Sequence[tuple[str, str]]) -> Batcher:
+        """What packs known answers; ``groups`` decide the weights of their tokens."""
+        answers = (self.chat.answer_tokens(sample.answer) for group in groups for sample in group.samples)
+        weights = token_weights(answers, len(self.chat.tokenizer), self.config.train.balance)
+        return Batcher(self.chat, weights, cells)
 
     def step(self, step: int, state: State) -> tuple[dict[str, float], State]:
         """Step ``step``, from 0: of the warm-up, or of what follows it."""
@@ -294,27 +312,42 @@ class Learner:
         return self._reinforce(step - self.rl.warmup.steps, state)
 
     def _warm_up(self, step: int) -> dict[str, float]:
-        """Learn the responses of collected episodes, with the truth in them, and clozes about others."""
-        assert self._pool is not None, "collected before the first step"
-        warmup = self.rl.warmup
-        own = range(self.rank, warmup.rows, self.ranks)
-        parts: list[_Part] = []
-        if warmup.responses:
-            settings = settings_of(self.chat, self.rl.rollouts)
-            rows = [pack(demonstrate(self.chat, self._pool.episode(step, row), settings)) for row in own]
-            batches = [response_batch(self.chat, chunk) for chunk in self._chunks(rows)]
-            parts += self._labelled(batches, warmup.responses)
-        if warmup.clozes and self._batcher is not None:
-            groups = [self._pool.group(step, row, 0.0) for row in own]
-            parts += self._labelled([self._batcher.batch(chunk) for chunk in self._chunks(groups)], warmup.clozes)
+        """Learn right responses, and clozes about other episodes than they are of."""
+        own = range(self.rank, self.rl.warmup.rows, self.ranks)
         sums = Sums()
-        parts = self._evened(parts)
+        parts = self._evened(self._right_outputs(step, own) if self._exam else self._demonstrated(step, own))
         norm = self.engine.update([part.batch for part in parts], partial(self._loss, parts, {}, sums, True))
         if not math.isfinite(norm):
             raise DivergenceError(f"step {step} of the warm-up: a gradient is not finite; lower rl.warmup.lr")
         found = sums.over_all(self.engine)
         self.engine.stopwatch.take()
         return {"loss": found.get("labels", 0.0), "grad_norm": norm, "lr": self.engine.lr}
+
+    def _demonstrated(self, step: int, own: Sequence[int]) -> list[_Part]:
+        """The responses of collected episodes, with the truth in them, and clozes about others."""
+        assert self._pool is not None, "collected before the first step"
+        warmup = self.rl.warmup
+        parts: list[_Part] = []
+        if warmup.responses:
+            settings = settings_of(self.chat, self.rl.rollouts)
+            rows = [pack(demonstrate(self.chat, self._pool.episode(step, row), settings)) for row in own]
+            batches = [response_batch(self.chat, chunk) for chunk in self._chunks(rows)]
+            parts += self._labelled(batches, warmup.responses)
+        if warmup.clozes:
+            parts += self._asked([self._pool.group(step, row, 0.0) for row in own], warmup.clozes)
+        return parts
+
+    def _right_outputs(self, step: int, own: Sequence[int]) -> list[_Part]:
+        """The right outputs to questions about images."""
+        assert self._exam is not None, "there are questions"
+        warmup = self.rl.warmup
+        groups = [self._exam.stream.group(step * warmup.rows + row) for row in own]
+        return self._asked(groups, warmup.responses)
+
+    def _asked(self, groups: Sequence[Group], weight: float, gated: bool = False) -> list[_Part]:
+        """Groups whose answers are known."""
+        assert self._batcher is not None, "made where answers are known"
+        return self._labelled([self._batcher.batch(chunk) for chunk in self._chunks(groups)], weight, gated)
 
     # ----------------------------------------------------------------------------------------------------- reinforcing
 
@@ -346,6 +379,8 @@ class Learner:
         return values | {f"seconds/{name}": spent for name, spent in self.engine.stopwatch.take().items()}, state
 
     def _play(self, step: int) -> list[Episode]:
+        if self._exam is not None:
+            return play_questions(self.chat, self.config, self.rl, self._exam.stream, step, self.rank, self.ranks)
         if self.rl.source == "worlds":
             return play_worlds(self.chat, self.config, self.rl, step, self.rank, self.ranks)
         assert self._pool is not None, "collected before the first step"
@@ -456,7 +491,7 @@ class Learner:
         )
 
     def _auxiliary(self, step: int, update: int, episodes: list[Episode], success: float) -> list[_Part]:
-        """Clozes about episodes of the step, whether or not their groups were kept.
+        """Clozes about episodes of the step, or the right outputs to its questions, whether or not groups were kept.
 
         Args:
             success: share of the step's episodes.
@@ -468,19 +503,21 @@ class Learner:
             weight *= 1 - success
         if not weight:
             return []
-        assert self._pool is not None, "collected before the first step"
-        assert self._batcher is not None, "made where there are clozes"
-        groups = []
+        groups: list[Group] = []
         order = np.random.default_rng([self.config.seed, update, 9]).permutation(self.rl.rollouts.groups)
         for row in range(settings.rows):
             group = int(order[row % len(order)])
-            if group % self.ranks == self.rank:
+            if group % self.ranks != self.rank:
+                continue
+            if self._exam is not None:
+                groups.append(self._exam.stream.group(step * self.rl.rollouts.groups + group))
+            else:
+                assert self._pool is not None, "collected before the first step"
                 played = [e.rollout for e in episodes if e.group == group and not e.rollout.error]
                 theirs = [one for one in played if len(one.trajectory)]
                 if theirs and (asked := self._pool.about(theirs, settings.unsure, update, row, progress)) is not None:
                     groups.append(asked)
-        batches = [self._batcher.batch(chunk) for chunk in self._chunks(groups)]
-        return self._labelled(batches, weight, settings.gate == "sigmoid")
+        return self._asked(groups, weight, settings.gate == "sigmoid")
 
     def _labelled(self, batches: list[Batch], weight: float, gated: bool = False) -> list[_Part]:
         """Batches of known answers, whose mean loss over all processes counts ``weight`` times."""
@@ -514,8 +551,7 @@ class Learner:
             return self._label_loss(part, said, sums)
         if own is None:
             return stacked.sum() * 0.0
-        if self.rl.policy.old == "own":
-            own = replace(own, old=said.log_probs.detach())
+        own = self._known(said, own)
         sums.sampler(own)
         loss = self._policy_loss(said, own, sums) if learning else stacked.sum() * 0.0
         if needs_critic(self.rl):
@@ -525,6 +561,10 @@ class Learner:
             sums.add("loss/value", float(value.detach()))
             loss = loss + settings.weight * value
         return loss
+
+    def _known(self, said: Outputs, own: Tokens) -> Tokens:
+        """The numbers of a part, with the update's own probabilities where none were measured before it."""
+        return replace(own, old=said.log_probs.detach()) if self.rl.policy.old == "own" else own
 
     def _label_loss(self, part: _Part, said: Outputs, sums: Sums) -> torch.Tensor:
         weights = part.batch.weights.to(said.log_probs.device) * part.scale
@@ -552,12 +592,15 @@ class Learner:
         return bool(every) and since >= 0 and since % every == 0
 
     def evaluate(self) -> dict[str, float]:
-        """Success in validation episodes."""
+        """Success in validation episodes, or with validation questions."""
         began = time.perf_counter()
         with self.engine.gathered():
-            own = successes(self.chat, self.rl, self.rank, self.ranks)
+            if self._exam is not None:
+                own = [right_answers(self.chat, self.rl, self._exam.held_out[self.rank :: self.ranks])]
+            else:
+                own = successes(self.chat, self.rl, self.rank, self.ranks)
         counts = self.engine.sum(torch.tensor(own, dtype=torch.float64)).long().tolist()
-        values = success_metrics(self.rl.rollouts.worlds, [(right, total) for right, total in counts])
+        values = success_metrics(self._names, [(right, total) for right, total in counts])
         return values | {"eval/seconds": time.perf_counter() - began}
 
     def _diagnosed(self, step: int) -> bool:
@@ -578,8 +621,10 @@ class Learner:
         return gradient_metrics(norms, means)
 
     def _terms(self, tokens: Sequence[Tokens | None], number: int, stacked: torch.Tensor) -> Terms:
-        own = tokens[number]
-        return Terms(stacked.sum() * 0.0, None, None) if own is None else policy_terms(outputs(stacked), own, self.rl)
+        said, own = outputs(stacked), tokens[number]
+        if own is None:
+            return Terms(stacked.sum() * 0.0, None, None)
+        return policy_terms(said, self._known(said, own), self.rl)
 
     def _diagnose(self, episodes: list[Episode]) -> dict[str, float]:
         """Whether reasoning still depends on what was seen, and states are known, by the first process's episodes."""
@@ -599,8 +644,8 @@ class Learner:
         """
         skipped = state.skipped + 1
         groups = sorted({one.group for one in everyone})
-        worlds = self.rl.rollouts.worlds
-        named = ", ".join(f"{group} ({worlds[group % len(worlds)]})" for group in groups[:4])
+        names = self._names
+        named = ", ".join(f"{group} ({names[group % len(names)]})" for group in groups[:4])
         message = f"step {step}: {what} of the batch of groups {named}{', …' * (len(groups) > 4)} is not finite"
         if self.rl.guard.action == "stop" or skipped >= self.rl.guard.most:
             raise DivergenceError(f"{message}; lower optimizer.lr, or go on from a checkpoint with --resume")
@@ -610,8 +655,10 @@ class Learner:
 
     def _empty_batch(self) -> Batch:
         """A batch with an image and nothing to predict: what a process computes that has nothing left to do."""
-        world = simulator(self.rl.rollouts.worlds[0])
-        frame, _ = world.reset(seed=0, options={"split": "train"})
+        if self._exam is not None:
+            frame = read_image(self._exam.stream.first_image())
+        else:
+            frame, _ = simulator(self.rl.rollouts.worlds[0]).reset(seed=0, options={"split": "train"})
         picture = Picture.of(frame)
         asked = Encoded(self.chat.ask("", [picture]), self.chat.answer_tokens("?"), (picture,))
         row: Row = pack([asked]).without_targets()

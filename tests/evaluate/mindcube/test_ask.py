@@ -15,9 +15,9 @@ from PIL import Image
 
 import vagen.cli
 from vagen.config import shipped
-from vagen.evaluate.mindcube.ask import ask, prepare, run_file
-from vagen.evaluate.mindcube.prompts import read_wording
-from vagen.evaluate.mindcube.rows import MindCubeError, read_responses
+from vagen.evaluate.mindcube.ask import ask, prepare, run_file, shuffled
+from vagen.mindcube.prompts import read_wording
+from vagen.mindcube.rows import MindCubeError, read_responses, scene_of
 
 ROOT = Path(__file__).parents[3]
 TOKENS = 4
@@ -71,6 +71,24 @@ def test_answers_do_not_depend_on_the_batch(exam, chat, tmp_path):
         ask(chat, inquiry, tmp_path / f"{batch}.jsonl", batch, TOKENS, overwrite=False)
         answers.append([row["answer"] for row in lines(tmp_path / f"{batch}.jsonl")])
     assert answers[0] == answers[1] == answers[2]
+
+
+def test_with_shuffled_images_every_question_sees_another_scene(exam, chat, tmp_path):
+    inquiry = exam(12)
+    other = shuffled(inquiry)
+    scenes = [scene_of(row["id"]) for row in inquiry.rows]
+    of_file = {file: scene for files, scene in zip(inquiry.images, scenes, strict=True) for file in files}
+    for own, shown, scene in zip(inquiry.images, other.images, scenes, strict=True):
+        assert len(shown) == len(own)
+        assert scene not in {of_file[file] for file in shown}
+    ask(chat, inquiry, tmp_path / "responses.jsonl", 4, TOKENS, overwrite=False)
+    with pytest.raises(MindCubeError, match="responses with shuffled False, not True"):
+        ask(chat, other, tmp_path / "responses.jsonl", 4, TOKENS, overwrite=False)
+
+
+def test_a_scene_that_is_alone_cannot_be_shuffled(exam):
+    with pytest.raises(MindCubeError, match="no other scene has 1 images, as among_group000 has"):
+        shuffled(exam(3))
 
 
 # ------------------------------------------------------------------------------------------------------------ resuming

@@ -7,7 +7,7 @@ from collections import Counter
 import pytest
 
 from vagen.evaluate.mindcube.blind import FOLDS, Exam, LetterFrequency, TextRule, baselines, n_grams
-from vagen.evaluate.mindcube.rows import KINDS, kind_of, scene_of, take_apart
+from vagen.mindcube.rows import KINDS, kind_of, scene_of, take_apart
 
 
 def exam(question: str, truth: str, id: str = "among_1_q") -> Exam:

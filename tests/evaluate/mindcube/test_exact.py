@@ -6,10 +6,10 @@ from fractions import Fraction
 
 import pytest
 
-from vagen.evaluate.mindcube import exact
-from vagen.evaluate.mindcube.exact import Agreement, Spot, agree, finite_map, relation
 from vagen.evaluate.mindcube.floor import DRAWS, random_map, random_scores
-from vagen.evaluate.mindcube.maps import CognitiveMap, Place, check_map
+from vagen.mindcube import exact
+from vagen.mindcube.exact import Agreement, Spot, agree, finite_map, relation
+from vagen.mindcube.maps import CognitiveMap, Place, check_map
 
 CENTRE = Fraction(5)
 FACINGS = ("up", "right", "down", "left")

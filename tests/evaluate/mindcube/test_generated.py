@@ -3,7 +3,7 @@
 import json
 
 from tests.worlds.spatial_geometry import GeometricVisibility
-from vagen.evaluate.mindcube.rows import kind_of, read_rows, setting_of, take_apart
+from vagen.mindcube.rows import kind_of, read_rows, setting_of, take_apart
 from worlds.spatial import questions
 from worlds.spatial_grid import ARRANGEMENTS, SETTINGS
 

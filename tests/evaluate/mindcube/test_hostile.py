@@ -9,8 +9,8 @@ import pytest
 
 from vagen.evaluate.mindcube.blind import Exam
 from vagen.evaluate.mindcube.official import item_row
-from vagen.evaluate.mindcube.rows import Response, response_of
 from vagen.evaluate.mindcube.strict import judge
+from vagen.mindcube.rows import Response, response_of
 
 MEGABYTE = 10**6
 GENEROUS = 5.0  # seconds of the processor; a megabyte takes a fraction of one

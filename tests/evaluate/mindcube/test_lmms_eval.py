@@ -6,7 +6,7 @@ import pytest
 import yaml
 
 from vagen.config import shipped
-from vagen.evaluate.mindcube.prompts import TASKS
+from vagen.mindcube.prompts import TASKS
 
 FOLDER = shipped("mindcube.yaml").parent / "lmms_eval"
 WITH_MAP = {"plain_cgmap_out", "aug_cgmap_out", "plain_cgmap_ffr_out", "aug_cgmap_ffr_out"}

@@ -6,7 +6,7 @@ import random
 
 import pytest
 
-from vagen.evaluate.mindcube.maps import FACINGS, CognitiveMap, MapError, Place, check_map, find_map
+from vagen.mindcube.maps import FACINGS, CognitiveMap, MapError, Place, check_map, find_map
 
 # ------------------------------------------------------------------------------------------------------------- finding
 

@@ -5,7 +5,7 @@ import json
 import pytest
 
 from vagen.evaluate.mindcube.official import Tally, item_row, maps_of
-from vagen.evaluate.mindcube.rows import MindCubeError, read_responses, setting_of
+from vagen.mindcube.rows import MindCubeError, read_responses, setting_of
 
 FILES = (
     "01_real_qwen25vl3b_raw_qa",

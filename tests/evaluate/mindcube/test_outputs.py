@@ -6,9 +6,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from vagen.evaluate.mindcube.outputs import Worth, worth
-from vagen.evaluate.mindcube.prompts import TASKS
-from vagen.evaluate.mindcube.targets import AUGMENTED, LEAD, PLAIN, REASONING, target
+from vagen.mindcube.outputs import Worth, worth
+from vagen.mindcube.prompts import TASKS
+from vagen.mindcube.targets import AUGMENTED, LEAD, PLAIN, REASONING, target
 
 MAPPED = (*PLAIN, *AUGMENTED)
 ANSWER = "<answer>B. Door</answer>"

@@ -6,9 +6,9 @@ import pytest
 
 from vagen.cli.options import MINDCUBE_TASKS
 from vagen.config import shipped
-from vagen.evaluate.mindcube.maps import check_map, find_map
-from vagen.evaluate.mindcube.prompts import MAP_GIVEN, TASKS, Wording, read_wording
-from vagen.evaluate.mindcube.rows import MindCubeError
+from vagen.mindcube.maps import check_map, find_map
+from vagen.mindcube.prompts import MAP_GIVEN, TASKS, Wording, read_wording
+from vagen.mindcube.rows import MindCubeError
 
 SHIPPED = shipped("mindcube.yaml")
 

@@ -7,8 +7,8 @@ import pytest
 
 import vagen.cli
 from vagen.cloze.statistics import wilson
-from vagen.evaluate.mindcube.rows import KINDS, SETTINGS
 from vagen.evaluate.mindcube.score import MODES
+from vagen.mindcube.rows import KINDS, SETTINGS
 
 QUESTION = "Image 1 shows a scene: is there a cup behind the door? A. Yes B. No"
 

@@ -6,8 +6,8 @@ import random
 import numpy as np
 import pytest
 
-from vagen.evaluate.mindcube.maps import CognitiveMap, Place
-from vagen.evaluate.mindcube.similarity import (
+from vagen.mindcube.maps import CognitiveMap, Place
+from vagen.mindcube.similarity import (
     ROTATIONS,
     Similarity,
     compare,

@@ -10,9 +10,10 @@ import fcntl
 import hashlib
 import json
 import os
+from collections import defaultdict
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path, PurePosixPath
 from typing import Any, BinaryIO
 
@@ -20,9 +21,9 @@ import numpy as np
 from PIL import Image
 from pydantic import TypeAdapter, ValidationError
 
-from vagen.evaluate.mindcube.prompts import Wording
-from vagen.evaluate.mindcube.rows import BASIC_ANSWERS, MAP_ANSWERS, MindCubeError, read_rows
 from vagen.files import check_file, write_json
+from vagen.mindcube.prompts import Wording
+from vagen.mindcube.rows import BASIC_ANSWERS, MAP_ANSWERS, MindCubeError, read_rows, scene_of, setting_of
 from vagen.policy.chat import Chat, Picture
 from vagen.policy.generate import generate
 from vagen.progress import Progress
@@ -50,6 +51,7 @@ class Inquiry:
         images: of each row, the files of its images.
         digest: of the file.
         wording: how the task is put.
+        shuffled: the images are those of other scenes.
     """
 
     source: Path
@@ -58,6 +60,7 @@ class Inquiry:
     images: list[list[Path]]
     digest: str
     wording: Wording
+    shuffled: bool = False
 
 
 @dataclass(frozen=True)
@@ -71,6 +74,7 @@ class Run:
         prompts: a digest of the wording.
         questions: a digest of the file of questions.
         max_new_tokens: where answers are cut.
+        shuffled: whether the images were those of other scenes.
     """
 
     model: str
@@ -79,6 +83,7 @@ class Run:
     prompts: str
     questions: str
     max_new_tokens: int
+    shuffled: bool = False
 
 
 _ASKED = TypeAdapter(Asked)
@@ -104,6 +109,32 @@ def prepare(questions: Path, images: Path, wording: Wording) -> Inquiry:
     return Inquiry(questions, rows, prompts, files, digest, wording)
 
 
+def shuffled(inquiry: Inquiry) -> Inquiry:
+    """The same questions with the images of other scenes: what a model gets right of these, it gets without looking.
+
+    Each row has the images of a later row of its setting, as many as its own; the last ones those of the first.
+
+    Raises:
+        MindCubeError: a row has no such other.
+    """
+    alike: dict[tuple[str, int], list[int]] = defaultdict(list)
+    for number, row in enumerate(inquiry.rows):
+        alike[setting_of(row["id"]), len(inquiry.images[number])].append(number)
+    images = list(inquiry.images)
+    for numbers in alike.values():
+        for place, number in enumerate(numbers):
+            later = numbers[place + 1 :] + numbers[:place]
+            scene = scene_of(inquiry.rows[number]["id"])
+            other = next((n for n in later if scene_of(inquiry.rows[n]["id"]) != scene), None)
+            if other is None:
+                raise MindCubeError(
+                    f"{inquiry.source}: no other scene has {len(images[number])} images, as {scene} has; give more "
+                    "questions"
+                )
+            images[number] = inquiry.images[other]
+    return replace(inquiry, images=images, shuffled=True)
+
+
 def ask(chat: Chat, inquiry: Inquiry, out: Path, batch: int, max_new_tokens: int, overwrite: bool) -> int:
     """Answer what is not answered yet; returns how many rows were.
 
@@ -117,13 +148,14 @@ def ask(chat: Chat, inquiry: Inquiry, out: Path, batch: int, max_new_tokens: int
         OutputError: ``out`` cannot be written to.
     """
     wording = inquiry.wording
-    run = Run(chat.policy.name, chat.policy.digest, wording.task, wording.digest, inquiry.digest, max_new_tokens)
+    named = (wording.task, wording.digest, inquiry.digest)
+    run = Run(chat.policy.name, chat.policy.digest, *named, max_new_tokens, inquiry.shuffled)
     with _responses(check_file(out), run, inquiry, overwrite) as (file, done):
         total = len(inquiry.rows)
         with Progress(total, "mindcube", "questions", start=done) as progress:
             for start in range(done - done % batch, total, batch):
                 chosen = range(start, min(start + batch, total))
-                for number, answer in zip(chosen, _answers(chat, inquiry, chosen, max_new_tokens), strict=True):
+                for number, answer in zip(chosen, answers(chat, inquiry, chosen, max_new_tokens), strict=True):
                     if number >= done:
                         _append(file, inquiry.rows[number], answer, chat.policy.model.config.model_type)
                         progress.update()
@@ -164,7 +196,12 @@ def _need_images(files: Sequence[Sequence[Path]], folder: Path) -> None:
         )
 
 
-def _answers(chat: Chat, inquiry: Inquiry, chosen: Sequence[int], max_new_tokens: int) -> list[str]:
+def answers(chat: Chat, inquiry: Inquiry, chosen: Sequence[int], max_new_tokens: int) -> list[str]:
+    """Greedy answers to some rows, by their numbers, in one batch.
+
+    Raises:
+        MindCubeError: an image cannot be read.
+    """
     pictures = {path: _picture(path) for number in chosen for path in inquiry.images[number]}
     prompts = []
     for number in chosen:

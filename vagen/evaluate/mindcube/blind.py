@@ -12,7 +12,7 @@ from itertools import pairwise
 from typing import Any
 
 from vagen.evaluate.mindcube.answers import LETTERS
-from vagen.evaluate.mindcube.rows import Setting, kind_of, scene_of, setting_of, take_apart
+from vagen.mindcube.rows import Setting, kind_of, scene_of, setting_of, take_apart
 
 FOLDS = 10
 _WORD = re.compile(r"\w+")

@@ -7,7 +7,7 @@ from typing import Any, TypeVar
 
 import numpy as np
 
-from vagen.evaluate.mindcube.maps import CognitiveMap, Place
+from vagen.mindcube.maps import CognitiveMap, Place
 
 T = TypeVar("T")  # what a measure gives
 

@@ -7,9 +7,9 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from vagen.evaluate.mindcube.answers import extract_letter
-from vagen.evaluate.mindcube.maps import CognitiveMap, check_map, find_map, find_map_kept
-from vagen.evaluate.mindcube.rows import OUT_OF_OVERALL, SETTINGS, MindCubeError, Response, Setting, setting_of
-from vagen.evaluate.mindcube.similarity import Similarity, compare_json
+from vagen.mindcube.maps import CognitiveMap, check_map, find_map, find_map_kept
+from vagen.mindcube.rows import OUT_OF_OVERALL, SETTINGS, MindCubeError, Response, Setting, setting_of
+from vagen.mindcube.similarity import Similarity, compare_json
 
 EXCERPT = 500  # characters of an answer kept beside an error
 

@@ -15,10 +15,10 @@ from vagen.cloze.statistics import wilson
 from vagen.evaluate.mindcube.blind import Baseline, Exam, baselines
 from vagen.evaluate.mindcube.floor import random_scores
 from vagen.evaluate.mindcube.official import Tally, item_row
-from vagen.evaluate.mindcube.rows import OUT_OF_OVERALL, MindCubeError, read_responses, read_rows
-from vagen.evaluate.mindcube.similarity import compare
 from vagen.evaluate.mindcube.strict import Judged, judge, strict_result
 from vagen.files import atomic_path, check_file, write_text_atomically
+from vagen.mindcube.rows import OUT_OF_OVERALL, MindCubeError, read_responses, read_rows
+from vagen.mindcube.similarity import compare
 
 Mode = Literal["official-basic", "official-cogmap", "strict"]
 MODES: tuple[Mode, ...] = get_args(Mode)

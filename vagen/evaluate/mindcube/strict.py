@@ -15,11 +15,11 @@ from typing import Any
 from vagen.cloze.statistics import skill, wilson
 from vagen.evaluate.mindcube.answers import extract_letter
 from vagen.evaluate.mindcube.blind import Baseline, Exam
-from vagen.evaluate.mindcube.exact import TURNS, Agreement, agree, finite_map
 from vagen.evaluate.mindcube.floor import random_scores
-from vagen.evaluate.mindcube.maps import CognitiveMap
 from vagen.evaluate.mindcube.official import generated_map, true_map
-from vagen.evaluate.mindcube.rows import KINDS, OUT_OF_OVERALL, SETTINGS, Response
+from vagen.mindcube.exact import TURNS, Agreement, agree, finite_map
+from vagen.mindcube.maps import CognitiveMap
+from vagen.mindcube.rows import KINDS, OUT_OF_OVERALL, SETTINGS, Response
 
 
 @dataclass(frozen=True, slots=True)

@@ -11,11 +11,11 @@ from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from typing import Any
 
-from vagen.evaluate.mindcube.exact import agree, finite_map
-from vagen.evaluate.mindcube.maps import CognitiveMap, find_map, find_map_kept
-from vagen.evaluate.mindcube.prompts import Task
-from vagen.evaluate.mindcube.rows import take_apart
-from vagen.evaluate.mindcube.targets import AUGMENTED, LEAD, PLAIN, REASONING
+from vagen.mindcube.exact import agree, finite_map
+from vagen.mindcube.maps import CognitiveMap, find_map, find_map_kept
+from vagen.mindcube.prompts import Task
+from vagen.mindcube.rows import take_apart
+from vagen.mindcube.targets import AUGMENTED, LEAD, PLAIN, REASONING
 
 _PARTS = ("cogmap", "think", "answer")
 

@@ -19,8 +19,8 @@ import yaml
 from pydantic import Field, PositiveInt, ValidationError
 
 from vagen.config import Section
-from vagen.evaluate.mindcube.maps import MapError, check_map, find_map_kept
-from vagen.evaluate.mindcube.rows import MindCubeError
+from vagen.mindcube.maps import MapError, check_map, find_map_kept
+from vagen.mindcube.rows import MindCubeError
 
 Task = Literal[
     "raw_qa",

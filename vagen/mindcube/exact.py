@@ -22,8 +22,8 @@ from fractions import Fraction
 from math import isfinite
 from typing import Any
 
-from vagen.evaluate.mindcube.maps import CognitiveMap, MapError, Place, check_map
-from vagen.evaluate.mindcube.similarity import CLOCKWISE, DIRECTIONAL, FACING, compared_names
+from vagen.mindcube.maps import CognitiveMap, MapError, Place, check_map
+from vagen.mindcube.similarity import CLOCKWISE, DIRECTIONAL, FACING, compared_names
 
 TURNS = range(4)  # quarter turns, clockwise as one looks at the map
 

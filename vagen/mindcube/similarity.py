@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from operator import eq
 from typing import Any, Literal
 
-from vagen.evaluate.mindcube.maps import CognitiveMap, MapError, Place, check_map
+from vagen.mindcube.maps import CognitiveMap, MapError, Place, check_map
 
 Relation = Literal["up", "down", "left", "right", "inner", "outer"]
 

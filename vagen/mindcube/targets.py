@@ -10,9 +10,9 @@ import json
 from collections.abc import Mapping
 from typing import Any
 
-from vagen.evaluate.mindcube.maps import CognitiveMap, MapError, Place, check_map, find_map_kept
-from vagen.evaluate.mindcube.prompts import Task
-from vagen.evaluate.mindcube.rows import MindCubeError, take_apart
+from vagen.mindcube.maps import CognitiveMap, MapError, Place, check_map, find_map_kept
+from vagen.mindcube.prompts import Task
+from vagen.mindcube.rows import MindCubeError, take_apart
 
 LEAD = "Based on my observation, the answer is:\n"
 REASONING: tuple[Task, ...] = ("ff_rsn", "cgmap_in_ffr_out", "plain_cgmap_ffr_out", "aug_cgmap_ffr_out")

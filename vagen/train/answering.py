@@ -1,0 +1,192 @@
+"""What reinforcement without episodes plays: answers to clozes or to questions about images, as episodes of one turn.
+
+An answer earns what exact scoring says of it: clozes by the simulator, questions by their truth, in form, letter and
+cognitive map. All is a function of the configuration, the step and the policy, as in :mod:`vagen.train.playing`.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, replace
+from typing import TypeVar
+
+import numpy as np
+
+from vagen.cloze.sample import Sample
+from vagen.cloze.scoring import score
+from vagen.config import Config, ConfigError, Rl
+from vagen.data.examples import SOURCE, Example
+from vagen.data.places import DataError
+from vagen.data.questions import QuestionStream, read_file
+from vagen.mdp import Trajectory
+from vagen.mindcube.outputs import Worth, worth
+from vagen.mindcube.prompts import TASKS, Task
+from vagen.policy.batches import encode_all
+from vagen.policy.chat import Chat
+from vagen.policy.generate import generate
+from vagen.rl.rewards import RewardWeights, TurnReward, answer_reward
+from vagen.rollout.cached import CachedEngine
+from vagen.rollout.engine import respond
+from vagen.rollout.responses import Response
+from vagen.rollout.sampling import Sampling
+from vagen.rollout.turns import Rollout, Turn
+from vagen.train.experience import Episode, reward_weights
+from vagen.train.playing import Pool
+
+T = TypeVar("T", Sample, Example)
+
+
+@dataclass(frozen=True)
+class Verdict:
+    """What an answer came to.
+
+    Attributes:
+        about: the window or scene that was asked about, with its success.
+        formed: the answer has the form that was asked for.
+        earned: its reward.
+    """
+
+    about: Trajectory
+    formed: bool
+    earned: TurnReward
+
+
+def play_clozes(
+    chat: Chat, config: Config, rl: Rl, pool: Pool, step: int, progress: float, rank: int, ranks: int
+) -> list[Episode]:
+    """This process's answers to clozes about collected episodes."""
+    asked = {
+        group: _one_of(pool.group(step, group, progress).samples, config.seed, step, group)
+        for group in range(rank, rl.rollouts.groups, ranks)
+    }
+    return _answered(chat, config, rl, step, asked, _cloze_verdict)
+
+
+def play_questions(
+    chat: Chat, config: Config, rl: Rl, stream: QuestionStream, step: int, rank: int, ranks: int
+) -> list[Episode]:
+    """This process's answers to questions about images; every group of a step is about other images."""
+    settings = rl.rollouts
+    asked = {
+        group: _one_of(stream.group(step * settings.groups + group).samples, config.seed, step, group)
+        for group in range(rank, settings.groups, ranks)
+    }
+    return _answered(chat, config, rl, step, asked, _question_verdict)
+
+
+def right_answers(chat: Chat, rl: Rl, examples: Sequence[Example]) -> tuple[int, int]:
+    """How many questions are answered rightly, greedily and in the form asked for, and how many there are."""
+    prompts = [(encoded.prompt, encoded.pictures) for encoded in encode_all(chat, examples)]
+    texts = generate(chat, prompts, rl.rollouts.tokens, rl.rollouts.batch)
+    found = [judged(example, text) for example, text in zip(examples, texts, strict=True)]
+    return sum(one.formed and one.correct for one in found), len(found)
+
+
+def judged(example: Example, text: str) -> Worth:
+    """What an output is worth as the answer to a question that :func:`open_exam` has read."""
+    return worth(text, json.loads(example.line), _task(example))
+
+
+@dataclass(frozen=True)
+class Exam:
+    """The questions of a run, each of which can be judged.
+
+    Attributes:
+        stream: those to learn from.
+        held_out: those to be measured by.
+    """
+
+    stream: QuestionStream
+    held_out: tuple[Example, ...]
+
+
+def open_exam(config: Config, rl: Rl) -> Exam | None:
+    """The questions of a run that learns from questions; ``None`` for other runs.
+
+    Raises:
+        DataError: there are none, or one cannot be judged; names it.
+        ConfigError: a key asks for what questions do not have.
+    """
+    if rl.source != "questions":
+        return None
+    if not config.questions.files:
+        raise DataError("rl.source=questions, and there are none: set questions.files to files of `vagen spatial`")
+    if rl.evaluation.every and not rl.evaluation.files:
+        raise ConfigError("rl.evaluation.files: name questions to measure by, or set rl.evaluation.every=0")
+    if rl.warmup.clozes:
+        raise ConfigError("rl.warmup.clozes asks about episodes, and rl.source=questions plays none: leave it out")
+    held_out = [example for file in rl.evaluation.files for example in read_file(config.questions, file)]
+    exam = Exam(QuestionStream(config.questions, config.seed), tuple(held_out[: rl.evaluation.episodes]))
+    for example in (*exam.stream.examples, *exam.held_out):
+        check_judged(example)
+    return exam
+
+
+def check_judged(example: Example) -> None:
+    """Refuse a question whose own output would not be paid.
+
+    Raises:
+        DataError: it has no truth to be judged by, or another one than its output.
+    """
+    row = json.loads(example.line)
+    where = f"question {row.get('id', example.question[:40])!r}"
+    if example.task not in TASKS:
+        raise DataError(f"{where}: task {example.task!r} has no exact reward: choose among {', '.join(TASKS)}")
+    if missing := [name for name in ("question", "gt_answer") if not isinstance(row.get(name), str)]:
+        raise DataError(f"{where}: no {missing[0]} to judge answers by; give a file of `vagen spatial --tasks …`")
+    try:
+        own = judged(example, example.answer)
+    except ValueError as error:
+        raise DataError(str(error)) from None
+    if not (own.formed and own.correct):
+        raise DataError(f"{where}: its grounded_output is not the right output of task {example.task}")
+
+
+def _task(example: Example) -> Task:
+    return next(task for task in TASKS if task == example.task)
+
+
+def _one_of(samples: Sequence[T], *seed: int) -> T:
+    return samples[int(np.random.default_rng([*seed, 6]).integers(len(samples)))]
+
+
+def _cloze_verdict(sample: Sample, text: str, weights: RewardWeights) -> Verdict:
+    found = score(sample, text)
+    window = replace(sample.window, success=found.correct, terminated=True, truncated=False)
+    return Verdict(window, found.parsed, answer_reward(found.parsed, found.correct, None, weights))
+
+
+def _question_verdict(example: Example, text: str, weights: RewardWeights) -> Verdict:
+    found = judged(example, text)
+    scene = Trajectory(SOURCE, "train", 0, "policy", (), (), (), terminated=True, success=found.correct)
+    return Verdict(scene, found.formed, answer_reward(found.formed, found.correct, found.map, weights))
+
+
+def _answered(
+    chat: Chat,
+    config: Config,
+    rl: Rl,
+    step: int,
+    asked: Mapping[int, T],
+    verdict: Callable[[T, str, RewardWeights], Verdict],
+) -> list[Episode]:
+    """The members of each group: sampled answers to what it is asked, by the number of the group."""
+    settings, weights = rl.rollouts, reward_weights(rl)
+    encoded = dict(zip(asked, encode_all(chat, list(asked.values())), strict=True))
+    numbers = [group * settings.members + member for group in asked for member in range(settings.members)]
+    of_number = [encoded[number // settings.members] for number in numbers]
+    prompts = [(one.prompt, one.pictures) for one in of_number]
+    generators = [np.random.default_rng([config.seed, step, number, 7]) for number in numbers]
+    sampling = Sampling(settings.temperature, max_tokens=settings.tokens)
+    engine = CachedEngine(chat, min(settings.batch, max(1, len(prompts))))
+    answers = respond(engine, prompts, generators, sampling)
+    episodes = []
+    for number, (prompt, pictures), sampled in zip(numbers, prompts, answers, strict=True):
+        group = number // settings.members
+        text = chat.decode(sampled.tokens.tolist())
+        found = verdict(asked[group], text, weights)
+        parsed, paid = Response(text) if found.formed else None, found.earned.task
+        turn = Turn(prompt, pictures, sampled.tokens, sampled.log_probs, text, parsed, (), 0, paid, sampled.cut)
+        episodes.append(Episode(number, group, Rollout(found.about, group, (turn,)), (found.earned,)))
+    return episodes
