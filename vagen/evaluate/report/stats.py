@@ -40,12 +40,13 @@ def _card_stats(card: Card) -> list[Stat]:
     accuracies = [row.accuracy for row in rows]
     floors = [best_floor(row.floors) for row in rows]
     each = {row.n for row in rows}
+    of_all = "" if len(rows) == len(card.rows) else " with images"
     n = f"{min(each):,} per row" if len(each) == 1 else f"{min(each):,} – {max(each):,} per row"
     return [
         Stat(
             "Mean accuracy",
             f"{percent(fmean(accuracies))} %",
-            f"{percent_range(accuracies)} over {plural(len(rows), 'row')}",
+            f"{percent_range(accuracies)} over {plural(len(rows), 'row')}{of_all}",
         ),
         Stat("Mean best floor", f"{percent(fmean(floors))} %", f"{percent_range(floors)}; without understanding"),
         Stat("Test samples", f"{sum(row.n for row in rows):,}", n),
