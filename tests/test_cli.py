@@ -414,9 +414,11 @@ def test_clozes_and_configuration_keys_are_listed(capsys):
         name, _, rest = line.partition(" ")
         key = next(key for key in described() if key.name == name)
         if key.default:
-            rest_of_section = (
-                ["rl.rollouts.worlds=[frozenlake-4x4]"] if name.startswith("rl.") else []
-            )  # has no default
+            rest_of_section = []
+            if name == "rl.rollouts.worlds":  # has a default where no world is played
+                rest_of_section = ["rl.source=questions", "rl.rollouts.groups=8"]
+            elif name.startswith("rl."):
+                rest_of_section = ["rl.rollouts.worlds=[frozenlake-4x4]"]
             with_it = load(None, [*rest_of_section, f"{name}={key.default}"])
             assert with_it == load(None, rest_of_section), f"not the default: {line}"
         assert key.default in rest
