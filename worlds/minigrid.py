@@ -303,10 +303,32 @@ class MiniGrid(GridWorld):
 
     def _can_be(self, imagined: Snapshot, like: Snapshot) -> bool:
         """Whether the agent stands where agents can, and is still walled in: MiniGrid knows no steps off the board."""
+        if imagined == like:
+            return True
         cell = imagined["y"] * self.width + imagined["x"]
         now, before = visible_words(imagined["cells"]), visible_words(like["cells"])
         closed = all(now[place] == before[place] for place in self._rim)
-        return closed and cell not in self._rim and now[cell] in ENTERED
+        return closed and cell not in self._rim and now[cell] in ENTERED and not self._leads_out(now, cell)
+
+    def _leads_out(self, words: Sequence[str], cell: int) -> bool:
+        """Whether a way leads from a cell to an edge that is no wall, as there may be around rooms.
+
+        Doors on the way may be opened, unless that ends the episode, and things picked up.
+        """
+        barred = {
+            place for place, word in enumerate(words) if word == WALL or (self._play.toggle_ends and _is_door(word))
+        }
+        if self._rim <= barred:
+            return False
+        reached, ahead = {cell}, [cell]
+        while ahead:
+            here = ahead.pop()
+            if here in self._rim:
+                return True
+            new = {here + 1, here - 1, here + self.width, here - self.width} - barred - reached
+            reached |= new
+            ahead += new
+        return False
 
     @cached_property
     def _rim(self) -> frozenset[int]:
@@ -523,7 +545,8 @@ class Replayed(MiniGrid):
         after = len(like["past"])
         imagined = [entry for entry in like.get("imagined", []) if entry["after"] < after]
         shown = {key: realised[key] for key in ("cells", "x", "y", "direction", "carrying")}
-        realised |= {"imagined": [*imagined, {"after": after, **shown}], "terminated": False, "success": False}
+        opened = self._play.toggle_ends and any(_is_door(word) and word in ENTERED for word in words)
+        realised |= {"imagined": [*imagined, {"after": after, **shown}], "terminated": opened, "success": False}
         return realised
 
     # ---------------------------------------------------------------------------------------------------- replaying
@@ -589,6 +612,10 @@ class Replayed(MiniGrid):
             self._adviser = _Adviser(env, seed)
         advice = self._adviser.advise(past)
         return tuple(i for i, number in enumerate(self._numbers) if number == advice)
+
+
+def _is_door(word: str) -> bool:
+    return THINGS.get(word, ("", ""))[0] == "door"
 
 
 class _LostError(RuntimeError):

@@ -38,6 +38,7 @@ class Play:
         mission: whether episodes differ in what they ask for, so that the mission must be told.
         hides: whether boxes may hold something.
         wanders: whether objects move by themselves, at random.
+        toggle_ends: whether toggling ends the episode, so that no agent goes through a door.
     """
 
     actions: tuple[str, ...]
@@ -46,6 +47,7 @@ class Play:
     mission: bool = False
     hides: bool = False
     wanders: bool = False
+    toggle_ends: bool = False
 
 
 _GOAL = "Entering lava ends the episode. Success is to reach the goal."
@@ -87,8 +89,12 @@ _PLAYS: Mapping[str, Play] = MappingProxyType(
             solver.fetch,
             mission=True,
         ),
-        "GoToDoorEnv": Play((*NAVIGATION, "toggle", "done"), _BESIDE, solver.go_beside, mission=True),
-        "GoToObjectEnv": Play((*NAVIGATION, "toggle", "done"), _BESIDE, solver.go_beside, mission=True),
+        "GoToDoorEnv": Play(
+            (*NAVIGATION, "toggle", "done"), _BESIDE, solver.go_beside, mission=True, toggle_ends=True
+        ),
+        "GoToObjectEnv": Play(
+            (*NAVIGATION, "toggle", "done"), _BESIDE, solver.go_beside, mission=True, toggle_ends=True
+        ),
         "PutNearEnv": Play(
             (*NAVIGATION, "pickup", "drop"),
             "Picking up anything but the object to be moved ends the episode, and so does drop while carrying. "
