@@ -20,13 +20,13 @@ from matplotlib.figure import Figure
 
 from vagen.cloze.statistics import wilson
 from vagen.evaluate.mindcube.ask import Inquiry, answers, prepare, shuffled
-from vagen.files import write_json
+from vagen.files import atomic_path, write_json
 from vagen.mindcube.outputs import worth
 from vagen.mindcube.prompts import TASKS, read_wording
 from vagen.mindcube.rows import take_apart
 from vagen.policy.chat import Chat
 from vagen.policy.policy import load
-from vagen.train.run import CHECKPOINTS, MODEL, step_of
+from vagen.train.run import models_of
 
 BATCH = 100  # questions per forward pass
 
@@ -54,11 +54,10 @@ def main() -> None:
     parser.add_argument("--out", type=Path, required=True)
     args = parser.parse_args()
     inquiry = thinned(prepare(args.questions, args.images, read_wording(args.prompts, args.task)), args.n)
-    checkpoints = sorted((args.run / CHECKPOINTS).glob("step-*"), key=step_of)
-    steps = [step_of(checkpoint) for checkpoint in checkpoints]
+    models = models_of(args.run)
     points = []
-    for checkpoint, step, minutes in zip(checkpoints, steps, processor_minutes(args.run, steps), strict=True):
-        chat = Chat(load(str(checkpoint / MODEL)))
+    for (step, model), minutes in zip(models.items(), processor_minutes(args.run, list(models)), strict=True):
+        chat = Chat(load(str(model)))
         right, blind = correct(chat, inquiry), correct(chat, shuffled(inquiry))
         share = wilson(sum(right), len(right))
         points.append(Point(step, minutes, share.value, share.low, share.high, sum(blind) / len(blind)))
@@ -84,8 +83,7 @@ def correct(chat: Chat, inquiry: Inquiry) -> list[bool]:
     for start in range(0, len(inquiry.rows), BATCH):
         chosen = range(start, min(start + BATCH, len(inquiry.rows)))
         for number, text in zip(chosen, answers(chat, inquiry, chosen, most), strict=True):
-            judged = worth(text, inquiry.rows[number], task)
-            found.append(judged.formed and judged.correct)
+            found.append(worth(text, inquiry.rows[number], task).right)
     return found
 
 
@@ -112,7 +110,8 @@ def draw(points: Sequence[Point], chance: float, path: Path) -> None:
         axes.axhline(chance, color="grey", lw=1, ls="--", label="chance")
         axes.set(xlabel="processor minutes of training", ylabel="questions answered rightly", ylim=(0, 1))
         axes.legend(frameon=False)
-        figure.savefig(path)
+        with atomic_path(path) as temporary:
+            figure.savefig(temporary, format="png")
 
 
 if __name__ == "__main__":

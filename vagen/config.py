@@ -525,6 +525,11 @@ class PolicyLoss(Section):
     )
     target_kl: float | None = Field(default=None, gt=0, description="the epochs end where an update has moved so far")
 
+    @property
+    def bounds(self) -> tuple[float, float, float | None]:
+        """What ratios are clipped by: below, above, and at negative advantages."""
+        return self.clip_low, self.clip_high, self.dual_clip
+
 
 class Divergence(Section):
     """Staying near the policy that training began with."""

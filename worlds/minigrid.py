@@ -68,8 +68,8 @@ from worlds.minigrid_solver import Place, Search, distances, place_of, reach_goa
 from worlds.minigrid_view import MAX_SIZE, look, offsets
 
 CHECKPOINT_EVERY = 16  # steps between the copies from which episodes are replayed
-MOST_SEARCHES = 200  # of the BabyAI bot before one action; where it finds its way it takes ten at most
 CHECKPOINTS = 64  # copies kept by a world
+MOST_SEARCHES = 200  # of the BabyAI bot before one action; where it finds its way it takes ten at most
 
 # ------------------------------------------------------------------------------------------------------------- rooms
 
@@ -315,20 +315,22 @@ class MiniGrid(GridWorld):
 
         Doors on the way may be opened, unless that ends the episode, and things picked up.
         """
-        barred = {
-            place for place, word in enumerate(words) if word == WALL or (self._play.toggle_ends and _is_door(word))
-        }
-        if self._rim <= barred:
+        if all(self._bars(words[place]) for place in self._rim):  # nearly every world; and every answer asks
             return False
         reached, ahead = {cell}, [cell]
         while ahead:
             here = ahead.pop()
             if here in self._rim:
                 return True
-            new = {here + 1, here - 1, here + self.width, here - self.width} - barred - reached
+            beside = {here + 1, here - 1, here + self.width, here - self.width} - reached
+            new = {place for place in beside if not self._bars(words[place])}
             reached |= new
             ahead += new
         return False
+
+    def _bars(self, word: str) -> bool:
+        """Whether no agent goes through a cell, now or later."""
+        return word == WALL or (self._play.toggle_ends and _is_door(word))
 
     @cached_property
     def _rim(self) -> frozenset[int]:

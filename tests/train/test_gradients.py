@@ -34,7 +34,7 @@ def test_variances_are_those_of_whole_episodes():
 
 @pytest.mark.parametrize(("most", "buckets"), [(1, [[7, 5, 3]]), (2, [[7, 5], [3]]), (8, [[7], [5], [3]])])
 def test_groups_that_vary_least_come_first(most, buckets):
-    assert by_variance(EPISODES, most) == buckets
+    assert by_variance(variances(EPISODES), most) == buckets
 
 
 def test_the_share_of_regularisers_is_of_all_norms():

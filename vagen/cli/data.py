@@ -16,6 +16,7 @@ from vagen.cli.options import (
     add_kinds,
     add_shards,
     add_verb,
+    hand_over,
     natural,
     positive,
 )
@@ -116,12 +117,9 @@ def _data_check(args: argparse.Namespace, overrides: list[str]) -> int:
     from dataclasses import asdict
 
     from vagen.data.audit import check, check_table
-    from vagen.files import write_json
 
     rows = check(found, cache)
-    write_json(args.out, {"rows": [asdict(row) | {"passed": row.passed} for row in rows]})
-    print(check_table(rows), file=sys.stderr)
-    print(args.out)
+    hand_over(args.out, {"rows": [asdict(row) | {"passed": row.passed} for row in rows]}, check_table(rows))
     return 0 if all(row.passed for row in rows) else 1
 
 
@@ -138,12 +136,10 @@ def _data_stats(args: argparse.Namespace, overrides: list[str]) -> int:
     from dataclasses import asdict
 
     from vagen.data.audit import stats, stats_table
-    from vagen.files import write_json
 
     rows, overlaps = stats(found, cache)
-    write_json(args.out, {"rows": list(map(asdict, rows)), "overlaps": list(map(asdict, overlaps))})
-    print(stats_table(rows, overlaps), file=sys.stderr)
-    print(args.out)
+    result = {"rows": list(map(asdict, rows)), "overlaps": list(map(asdict, overlaps))}
+    hand_over(args.out, result, stats_table(rows, overlaps))
     return 0
 
 

@@ -18,6 +18,7 @@ from vagen.cli.options import (
     add_samples,
     add_verb,
     chosen,
+    hand_over,
     positive,
     spelled,
 )
@@ -57,7 +58,7 @@ def _add_worldmodel(kinds: Verbs) -> None:
 
 
 def _eval_worldmodel(args: argparse.Namespace, _: list[str]) -> int:
-    from vagen.files import check_file, write_json
+    from vagen.files import check_file
 
     check_file(args.out)
     chat = _load_chat(args.model, args.representation)
@@ -78,9 +79,7 @@ def _eval_worldmodel(args: argparse.Namespace, _: list[str]) -> int:
         places_of(args.training_shards, [])[0],
         constrained=args.constrained,
     )
-    write_json(args.out, card)
-    print(summary(card), file=sys.stderr)
-    print(args.out)
+    hand_over(args.out, card, summary(card))
     return 0
 
 
@@ -120,7 +119,7 @@ def _how_to_converse(parser: argparse.ArgumentParser) -> None:
 
 
 def _eval_agent(args: argparse.Namespace, _: list[str]) -> int:
-    from vagen.files import check_file, write_json
+    from vagen.files import check_file
 
     check_file(args.out)
     conversation = _conversation(args)
@@ -136,11 +135,11 @@ def _eval_agent(args: argparse.Namespace, _: list[str]) -> int:
 
     worlds = chosen(args.worlds, trained, "--worlds")
     result = evaluate(agents, worlds, args.n, args.seed, args.split, args.max_steps)
-    write_json(args.out, result)
-    for row in result["rows"]:
-        interval = f"{row['ci_low']:.3f} – {row['ci_high']:.3f}"
-        print(f"{row['world']:<22}{row['agent']:<16}{row['success']:>7.3f}  ({interval})", file=sys.stderr)
-    print(args.out)
+    lines = [
+        f"{row['world']:<22}{row['agent']:<16}{row['success']:>7.3f}  ({row['ci_low']:.3f} – {row['ci_high']:.3f})"
+        for row in result["rows"]
+    ]
+    hand_over(args.out, result, "\n".join(lines))
     return 0
 
 
@@ -186,7 +185,7 @@ def _add_reorder(kinds: Verbs) -> None:
 
 
 def _eval_reorder(args: argparse.Namespace, _: list[str]) -> int:
-    from vagen.files import check_file, write_json
+    from vagen.files import check_file
 
     _refuse_idle_options(args)
     if wrong := [length for length in args.lengths or () if not 3 <= length <= 10]:
@@ -206,9 +205,7 @@ def _eval_reorder(args: argparse.Namespace, _: list[str]) -> int:
     else:
         worlds = chosen(args.worlds, chat.policy.format.worlds, "--worlds")
         rows = evaluate(chat, worlds, args.lengths, args.n, args.seed, args.split, args.batch, args.max_new_tokens)
-    write_json(args.out, as_json(rows, chat.policy.name))
-    print(table(rows), file=sys.stderr)
-    print(args.out)
+    hand_over(args.out, as_json(rows, chat.policy.name), table(rows))
     return 0
 
 
@@ -291,7 +288,7 @@ def _add_checkpoints(kinds: Verbs) -> None:
 
 
 def _eval_checkpoints(args: argparse.Namespace, _: list[str]) -> int:
-    from vagen.files import check_file, write_json
+    from vagen.files import check_file
 
     drawing = check_file(args.out).with_suffix(".png")
     from vagen.evaluate.checkpoints import as_json, evaluate, picture, table
@@ -307,10 +304,8 @@ def _eval_checkpoints(args: argparse.Namespace, _: list[str]) -> int:
         args.batch,
         args.max_steps,
     )
-    write_json(args.out, as_json(points, found))
+    hand_over(args.out, as_json(points, found), table(found))
     picture(points, drawing)
-    print(table(found), file=sys.stderr)
-    print(args.out)
     return 0
 
 
@@ -333,7 +328,7 @@ def add_check(verbs: Verbs) -> None:
 
 
 def _check(args: argparse.Namespace, _: list[str]) -> int:
-    from vagen.files import check_file, write_json
+    from vagen.files import check_file
 
     check_file(args.out)
     from vagen.cloze.grammar import all_named
@@ -349,9 +344,7 @@ def _check(args: argparse.Namespace, _: list[str]) -> int:
         args.seed,
         args.split,
     )
-    write_json(args.out, as_json(rows))
-    print(table(rows), file=sys.stderr)
-    print(args.out)
+    hand_over(args.out, as_json(rows), table(rows))
     return 0 if all(row.passed for row in rows) else 1
 
 

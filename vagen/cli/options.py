@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import argparse
+import sys
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import TypeAlias
+from typing import Any, TypeAlias
 
 SPLITS = ["train", "val", "test"]
 MODEL = "a model folder, a run (its newest checkpoint), or a Hub id"
@@ -52,7 +53,7 @@ def add_verb(verbs: Verbs, name: str, run: Run, help: str, configurable: bool = 
     parser = verbs.add_parser(
         name,
         help=help,
-        description=f"{help[0].upper()}{help[1:]}{'' if help.endswith('?') else '.'}",
+        description=_sentence(help),
         epilog=epilog,
         allow_abbrev=False,
         formatter_class=Help,
@@ -63,8 +64,21 @@ def add_verb(verbs: Verbs, name: str, run: Run, help: str, configurable: bool = 
 
 def add_kinds(verbs: Verbs, name: str, help: str) -> Verbs:
     """A command of several kinds, to which they are added."""
-    parser = verbs.add_parser(name, help=help, description=f"{help[0].upper()}{help[1:]}.", allow_abbrev=False)
+    parser = verbs.add_parser(name, help=help, description=_sentence(help), allow_abbrev=False)
     return parser.add_subparsers(metavar="WHAT", parser_class=Parser, required=True)
+
+
+def _sentence(help: str) -> str:
+    return f"{help[0].upper()}{help[1:]}{'' if help.endswith('?') else '.'}"
+
+
+def hand_over(out: Path, result: Any, table: str) -> None:
+    """Write a result as JSON, say it as a table on stderr, and print where it is."""
+    from vagen.files import write_json
+
+    write_json(out, result)
+    print(table, file=sys.stderr)
+    print(out)
 
 
 def add_configuration(parser: argparse.ArgumentParser, required: bool = True) -> None:

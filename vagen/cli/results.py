@@ -6,7 +6,7 @@ import argparse
 import sys
 from pathlib import Path
 
-from vagen.cli.options import Verbs, add_kinds, add_verb
+from vagen.cli.options import Verbs, add_kinds, add_verb, hand_over
 
 
 def add_compare(verbs: Verbs) -> None:
@@ -23,14 +23,12 @@ def add_compare(verbs: Verbs) -> None:
 
 def _compare(args: argparse.Namespace, _: list[str]) -> int:
     from vagen.evaluate.compare import as_json, compare, picture, table
-    from vagen.files import check_file, write_json
+    from vagen.files import check_file
 
     comparison = compare(args.first, args.second)
     drawing = check_file(args.out).with_suffix(".png")
-    write_json(args.out, as_json(comparison))
+    hand_over(args.out, as_json(comparison), table(comparison))
     picture(comparison, drawing)
-    print(table(comparison), file=sys.stderr)
-    print(args.out)
     return 0
 
 

@@ -22,7 +22,7 @@ from vagen.files import atomic_path
 from vagen.policy.chat import Chat
 from vagen.policy.policy import ModelError, best_device, load
 from vagen.rollout.agents import ModelAgent
-from vagen.train.run import CHECKPOINTS, MODEL
+from vagen.train.run import models_of
 from worlds import Split
 
 PERMUTATIONS = 10_000  # of which the p-value of a correlation is counted
@@ -93,13 +93,13 @@ def evaluate(
 
 def checkpoints_of(run: Path) -> dict[int, Path]:
     """The model folders of a run's checkpoints by step."""
-    found = sorted((run / CHECKPOINTS).glob(f"step-*/{MODEL}/config.json"))
+    found = models_of(run)
     if len(found) < 2:
         raise ModelError(
             f"{run} has {len(found)} checkpoints, and a correlation takes several: train with "
             "--train.checkpoint_every and --train.keep_checkpoints"
         )
-    return {int(path.parent.parent.name.removeprefix("step-")): path.parent for path in found}
+    return found
 
 
 def correlations(points: Sequence[Point]) -> list[Correlation]:

@@ -34,6 +34,11 @@ class Worth:
     correct: bool
     map: float | None
 
+    @property
+    def right(self) -> bool:
+        """The right option, in the form that was asked for."""
+        return self.formed and self.correct
+
 
 def worth(text: str, row: Mapping[str, Any], task: Task) -> Worth:
     """Judge an output for a row with ``question``, ``gt_answer`` and, in tasks with a map, ``grounded_cogmap``."""

@@ -6,6 +6,7 @@ from collections import defaultdict
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -64,7 +65,11 @@ def token_weights(answers: Iterable[NDArray[np.int64]], vocabulary: int, balance
 def answer_weights(chat: Chat, stream: ClozeStream | TrainingStream, balance: float) -> NDArray[np.float64]:
     """The token weights of a stream, from the answers of its first groups, of tasks that begin later too."""
     group = stream.whole_group if isinstance(stream, TrainingStream) else stream.group
-    groups = map(group, range(GROUPS_COUNTED))
+    return weights_of(chat, map(group, range(GROUPS_COUNTED)), balance)
+
+
+def weights_of(chat: Chat, groups: Iterable[Group[Any]], balance: float) -> NDArray[np.float64]:
+    """The token weights of the answers of some groups; see :func:`token_weights`."""
     answers = (chat.answer_tokens(sample.answer) for group in groups for sample in group.samples)
     return token_weights(answers, len(chat.tokenizer), balance)
 

@@ -26,13 +26,12 @@ from vagen.policy.batches import encode_all
 from vagen.policy.chat import Chat
 from vagen.policy.generate import generate
 from vagen.rl.rewards import RewardWeights, TurnReward, answer_reward
-from vagen.rollout.cached import CachedEngine
 from vagen.rollout.engine import respond
 from vagen.rollout.responses import Response
 from vagen.rollout.sampling import Sampling
 from vagen.rollout.turns import Rollout, Turn
 from vagen.train.experience import Episode, reward_weights
-from vagen.train.playing import Pool
+from vagen.train.playing import Pool, sampler
 
 T = TypeVar("T", Sample, Example)
 
@@ -80,7 +79,7 @@ def right_answers(chat: Chat, rl: Rl, examples: Sequence[Example]) -> tuple[int,
     prompts = [(encoded.prompt, encoded.pictures) for encoded in encode_all(chat, examples)]
     texts = generate(chat, prompts, rl.rollouts.tokens, rl.rollouts.batch)
     found = [judged(example, text) for example, text in zip(examples, texts, strict=True)]
-    return sum(one.formed and one.correct for one in found), len(found)
+    return sum(one.right for one in found), len(found)
 
 
 def judged(example: Example, text: str) -> Worth:
@@ -139,7 +138,7 @@ def check_judged(example: Example) -> None:
         own = judged(example, example.answer)
     except ValueError as error:
         raise DataError(str(error)) from None
-    if not (own.formed and own.correct):
+    if not own.right:
         raise DataError(f"{where}: its grounded_output is not the right output of task {example.task}")
 
 
@@ -179,8 +178,7 @@ def _answered(
     prompts = [(one.prompt, one.pictures) for one in of_number]
     generators = [np.random.default_rng([config.seed, step, number, 7]) for number in numbers]
     sampling = Sampling(settings.temperature, max_tokens=settings.tokens)
-    engine = CachedEngine(chat, min(settings.batch, max(1, len(prompts))))
-    answers = respond(engine, prompts, generators, sampling)
+    answers = respond(sampler(chat, rl, len(prompts)), prompts, generators, sampling)
     episodes = []
     for number, (prompt, pictures), sampled in zip(numbers, prompts, answers, strict=True):
         group = number // settings.members

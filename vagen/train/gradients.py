@@ -16,9 +16,12 @@ from vagen.train.objective import Terms
 BUCKETS = 4
 
 
-def by_variance(episodes: Sequence[Measured], most: int = BUCKETS) -> list[list[int]]:
-    """Groups in up to ``most`` buckets of nearly equal size, those whose rewards vary least first."""
-    spread = variances(episodes)
+def by_variance(spread: Mapping[int, float], most: int = BUCKETS) -> list[list[int]]:
+    """Groups in up to ``most`` buckets of nearly equal size, those whose rewards vary least first.
+
+    Args:
+        spread: of each group; see :func:`variances`.
+    """
     groups = sorted(spread, key=lambda group: (spread[group], group))
     return [part.tolist() for part in np.array_split(np.asarray(groups), min(most, len(groups)))]
 

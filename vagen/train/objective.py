@@ -40,9 +40,7 @@ def policy_terms(said: Outputs, own: Tokens, rl: Rl) -> Terms:
         own: the numbers of the same tokens.
     """
     settings, away = rl.policy, rl.divergence
-    per_token = losses.ppo_clip(
-        said.log_probs, own.old, own.advantages, settings.clip_low, settings.clip_high, settings.dual_clip
-    )
+    per_token = losses.ppo_clip(said.log_probs, own.old, own.advantages, *settings.bounds)
     per_token = per_token * losses.sign_weights(own.advantages, settings.positive, settings.negative)
     if settings.sampler_cap is not None:
         per_token = per_token * losses.sampler_weights(own.old, own.sampled, settings.sampler_cap)

@@ -237,11 +237,16 @@ def cloze_weights(clozes: Clozes, progress: float) -> dict[str, float]:
 # ------------------------------------------------------------------------------------------------------------- playing
 
 
+def sampler(chat: Chat, rl: Rl, responses: int) -> CachedEngine:
+    """What writes so many responses side by side, or as many as the configuration lets it."""
+    return CachedEngine(chat, min(rl.rollouts.batch, max(1, responses)))
+
+
 def play_worlds(chat: Chat, config: Config, rl: Rl, step: int, rank: int, ranks: int) -> list[Episode]:
     """This process's episodes of a step, in order."""
     settings, weights = rl.rollouts, reward_weights(rl)
     own = range(rank, settings.groups, ranks)
-    engine = CachedEngine(chat, min(settings.batch, max(1, len(own)) * settings.members))
+    engine = sampler(chat, rl, len(own) * settings.members)
     episodes = []
     for place, world in enumerate(settings.worlds):
         groups = [group for group in own if group % len(settings.worlds) == place]

@@ -31,7 +31,7 @@ from vagen.data.examples import SOURCE, read_image
 from vagen.data.mixture import weight_at
 from vagen.data.stream import Group
 from vagen.policy.actor import Outputs, PackedActor, outputs
-from vagen.policy.batches import Batcher, token_weights
+from vagen.policy.batches import Batcher, weights_of
 from vagen.policy.chat import Chat, Encoded, Picture
 from vagen.policy.packing import Batch, Row, pack
 from vagen.policy.policy import Policy, check_path, create
@@ -301,9 +301,7 @@ class Learner:
 
     def _make_batcher(self, groups: Iterable[Group], cells: Sequence[tuple[str, str]]) -> Batcher:
         """What packs known answers; ``groups`` decide the weights of their tokens."""
-        answers = (self.chat.answer_tokens(sample.answer) for group in groups for sample in group.samples)
-        weights = token_weights(answers, len(self.chat.tokenizer), self.config.train.balance)
-        return Batcher(self.chat, weights, cells)
+        return Batcher(self.chat, weights_of(self.chat, groups, self.config.train.balance), cells)
 
     def step(self, step: int, state: State) -> tuple[dict[str, float], State]:
         """Step ``step``, from 0: of the warm-up, or of what follows it."""
@@ -405,10 +403,9 @@ class Learner:
             skipped = self._diverged(step, "probabilities or values before the update", everyone, state)
             return values | {"skipped": 1.0}, skipped
         wanted = targets(everyone, self.rl, chunks)
-        lengths = {one.number: one.lengths for one in everyone}
         of_number = {one.number: one for one in everyone}
         if self.rl.diagnostics.gradients and self._diagnosed(step):
-            values |= self._gradients(own, everyone)
+            values |= self._gradients(own, of_number)
         scale = filters.loss_scale(sum(map(len, chunks)) / self.rl.rollouts.groups, self.rl.filter.scale)
         generator = np.random.default_rng([self.config.seed, step, 8])
         learning = step >= self.rl.critic.warmup or not needs_critic(self.rl)
@@ -421,7 +418,7 @@ class Learner:
                 update = (step * self.rl.policy.epochs + epoch) * self.rl.policy.minibatches + place
                 parts = self._evened(parts + self._auxiliary(step, update, episodes, values["success"]))
                 tokens = {
-                    number: self._tokens(part.micro, of_number, wanted, lengths, scale)
+                    number: self._tokens(part.micro, of_number, wanted, scale)
                     for number, part in enumerate(parts)
                     if part.micro is not None
                 }
@@ -469,17 +466,18 @@ class Learner:
         micro: Micro,
         numbers: Mapping[int, Measured],
         wanted: Mapping[int, Target],
-        lengths: dict[int, NDArray[np.int64]],
         scale: float,
     ) -> Tokens | None:
         """The numbers of a micro-batch's targets."""
         if not micro.turns:
             return None
 
+        episodes = {number for number, _ in micro.turns}
+        lengths = {number: numbers[number].lengths for number in episodes}
+
         def ordered(of_episode: Mapping[int, Floats]) -> torch.Tensor:
             return in_order(dict(of_episode), lengths, micro).to(self.engine.device)
 
-        episodes = {number for number, _ in micro.turns}
         return Tokens(
             *(
                 ordered({n: getattr(numbers[n], name) for n in episodes})
@@ -575,13 +573,12 @@ class Learner:
         return loss
 
     def _policy_loss(self, said: Outputs, own: Tokens, sums: Sums) -> torch.Tensor:
-        settings, divergence = self.rl.policy, self.rl.divergence
+        divergence = self.rl.divergence
         terms = policy_terms(said, own, self.rl)
         sums.add("loss", float(terms.task.detach()))
         if terms.divergence is not None:
             sums.add("loss/divergence", float(terms.divergence.detach()) / divergence.weight)
-        bounds = (settings.clip_low, settings.clip_high, settings.dual_clip)
-        sums.policy(said, own, bounds, referenced=bool(divergence.weight))
+        sums.policy(said, own, self.rl.policy.bounds, referenced=bool(divergence.weight))
         return terms.sum()
 
     # ------------------------------------------------------------------------------------------------------- measuring
@@ -606,16 +603,16 @@ class Learner:
     def _diagnosed(self, step: int) -> bool:
         return bool(self.rl.diagnostics.every) and step % self.rl.diagnostics.every == 0
 
-    def _gradients(self, own: list[Episode], everyone: list[Measured]) -> Mapping[str, float]:
+    def _gradients(self, own: list[Episode], numbers: Mapping[int, Measured]) -> Mapping[str, float]:
         """Norms of the gradients that buckets of groups would give, each by itself."""
-        buckets, spread = by_variance(everyone), variances(everyone)
+        everyone = list(numbers.values())
+        spread = variances(everyone)
+        buckets = by_variance(spread)
         wanted = targets(everyone, self.rl, buckets)
-        lengths = {one.number: one.lengths for one in everyone}
-        of_number = {one.number: one for one in everyone}
         norms = []
         for bucket in buckets:
             micros = self._planned([episode for episode in own if episode.group in bucket])
-            tokens = [self._tokens(micro, of_number, wanted, lengths, scale=1.0) for micro in micros]
+            tokens = [self._tokens(micro, numbers, wanted, scale=1.0) for micro in micros]
             norms.append(self.engine.gradient_norms([micro.batch for micro in micros], partial(self._terms, tokens)))
         means = [sum(spread[group] for group in bucket) / len(bucket) for bucket in buckets]
         return gradient_metrics(norms, means)

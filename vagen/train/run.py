@@ -253,10 +253,16 @@ def latest_model(run: Path) -> Path:
     Raises:
         ModelError: the run has none.
     """
-    found = sorted((run / CHECKPOINTS).glob(f"step-*/{MODEL}/config.json"), key=lambda path: step_of(path.parents[1]))
+    found = models_of(run)
     if not found:
         raise ModelError(f"{run} has no checkpoint: give a run of `vagen train`, or a model folder with config.json")
-    return found[-1].parent
+    return found[max(found)]
+
+
+def models_of(run: Path) -> dict[int, Path]:
+    """The Hugging Face folders of a run's checkpoints by step, in their order."""
+    found = (path.parent for path in (run / CHECKPOINTS).glob(f"step-*/{MODEL}/config.json"))
+    return dict(sorted((step_of(model.parent), model) for model in found))
 
 
 def step_of(checkpoint: Path) -> int:
