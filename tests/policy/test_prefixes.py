@@ -10,6 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from vagen.policy import generate as generating
+from vagen.policy import prefixes
 from vagen.policy.attention import attention_of, set_attention
 from vagen.policy.chat import Picture, Prompt
 from vagen.policy.constrain import Constrainer
@@ -17,8 +18,8 @@ from vagen.policy.errors import ModelError
 from vagen.policy.generate import generate_plain, generate_scored
 from vagen.policy.prefixes import (
     LEAST_SHARED,
-    ROW_PROMPTS,
     ROW_TOKENS,
+    WRITE_TOGETHER,
     CommonRow,
     common_rows,
     side_by_side,
@@ -53,16 +54,19 @@ def assert_same(found, expected):
 # ------------------------------------------------------------------------------------------------------------- answers
 
 
-def test_answers_and_log_probabilities_are_those_of_each_prompt_alone(architecture, make_chat, asked):
+def test_answers_and_log_probabilities_are_those_of_each_prompt_alone(architecture, make_chat, asked, monkeypatch):
     """Each cut at a length of its own, so that rows lose answers at different times."""
     chat = make_chat(architecture, seed=5)
     prompts = [(chat.prompt(sample, pictures), pictures) for sample, pictures in asked]
     limits = [1 + 5 * number % LONGEST for number in range(len(prompts))]
-    assert len(common_rows(prompts)) < len(prompts) // 2, "hardly anything is shared: nothing is tested"
+    rows = common_rows(prompts)
+    assert len(rows) < len(prompts) // 2, "hardly anything is shared: nothing is tested"
     expected = one_by_one(chat, prompts, limits)
     assert {len(answer.tokens) for answer in expected} >= {1, LONGEST}
     assert len({tuple(answer.tokens) for answer in expected}) > 5, "the model says the same to everything"
-    for batch in (len(prompts), 5):
+    fullest = max(len(row.prompts) for row in rows)
+    for batch, together in ((len(prompts), WRITE_TOGETHER), (len(prompts), fullest // 2), (5, WRITE_TOGETHER)):
+        monkeypatch.setattr(prefixes, "WRITE_TOGETHER", together)
         assert_same(generate_scored(chat, prompts, limits, batch), expected)
 
 
@@ -224,12 +228,11 @@ def test_rows_are_about_the_same_images():
         prompt_of([9, 9, 9, 9, question], images) for question in (1, 2) for images in ([0, 1, 2, 3], [4, 5, 6, 7])
     ]
     assert sorted(sorted(row.prompts) for row in common_rows(prompts)) == [[0, 2], [1, 3]]
-    assert len(common_rows([prompt_of([1] * 10 + [n]) for n in range(ROW_PROMPTS + 1)])) == 2
 
 
 def test_long_prompts_share_too():
     """Images of a large model alone are more tokens than a row takes beside its first prompt."""
-    assert len(common_rows([prompt_of([1] * 3 * ROW_TOKENS + [n]) for n in range(ROW_PROMPTS)])) == 1
+    assert len(common_rows([prompt_of([1] * 3 * ROW_TOKENS + [n]) for n in range(WRITE_TOGETHER)])) == 1
 
 
 # ------------------------------------------------------------------------------------------------------------ refusals

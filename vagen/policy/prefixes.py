@@ -13,6 +13,7 @@ from __future__ import annotations
 import inspect
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
+from itertools import pairwise
 from typing import Any
 
 import numpy as np
@@ -29,7 +30,7 @@ from vagen.policy.packing import collate, distinct_pictures, pack, shared_images
 Asked = tuple[Prompt, Sequence[Picture]]  # a prompt and its images
 
 ROW_TOKENS = 1024  # in a row beside those of its first prompt: a row's mask and scores grow with the square
-ROW_PROMPTS = 16  # in a row: what one of them writes takes place that the others attend to in vain
+WRITE_TOGETHER = 16  # answers in a row: what one of them writes takes place that the others attend to in vain
 WASTED = 2  # times as much computed as answers need, before each gets a row of its own
 LEAST_SHARED = 0.25  # of a prompt's tokens must be there already for it to join a row
 
@@ -90,14 +91,14 @@ def why_not_shared(model: Any) -> str | None:
     return None
 
 
-def common_rows(prompts: Sequence[Asked], tokens: int = ROW_TOKENS, most: int = ROW_PROMPTS) -> list[CommonRow]:
+def common_rows(prompts: Sequence[Asked], tokens: int = ROW_TOKENS, most: int | None = None) -> list[CommonRow]:
     """Which prompts share a row: those that begin alike, as far as a row holds them.
 
     A function of the prompts alone; each stands in one row.
 
     Args:
         tokens: at most so many in a row beside those of its first prompt.
-        most: at most so many prompts in a row.
+        most: at most so many prompts in a row; ``None`` for any number.
     """
     contents = _contents(prompts)
     order = sorted(range(len(prompts)), key=lambda index: contents[index].tobytes())
@@ -120,7 +121,7 @@ def batches(prompts: Sequence[Asked], batch: int) -> Iterator[list[CommonRow]]:
 
     Rows with like numbers of prompts go together, for these are padded to one number when they are answered.
     """
-    rows = common_rows(prompts, most=min(ROW_PROMPTS, batch))
+    rows = common_rows(prompts, most=batch)
     rows.sort(key=lambda row: (len(row.prompts), row.tokens))
     chosen: list[CommonRow] = []
     for row in rows:
@@ -173,12 +174,19 @@ def write_shared(
         for together in batches(prompts, batch):
             filled = side_by_side(together)
             state = _prefill(chat, [[prompts[index] for row in rows for index in row.prompts] for rows in filled])
-            rows = [row for rows in filled for row in rows]
-            sizes = torch.tensor([len(row.prompts) for row in rows], device=state.row.device)
-            state.regroup(torch.arange(len(rows), device=sizes.device).repeat_interleave(sizes))
-            chosen = [index for row in rows for index in row.prompts]
+            parts = [part for rows in filled for row in rows for part in _parts(row.prompts)]
+            sizes = torch.tensor(list(map(len, parts)), device=state.row.device)
+            state.regroup(torch.arange(len(parts), device=sizes.device).repeat_interleave(sizes))
+            chosen = [index for part in parts for index in part]
             _write(chat, state, [answers[index] for index in chosen])
             progress(len(chosen))
+
+
+def _parts(prompts: Sequence[int]) -> list[Sequence[int]]:
+    """A row's prompts, cut into as few parts of about one size as are written together."""
+    count = -(-len(prompts) // WRITE_TOGETHER)
+    cuts = [len(prompts) * number // count for number in range(count + 1)]
+    return [prompts[start:end] for start, end in pairwise(cuts)]
 
 
 def _check(model: Any) -> None:
