@@ -81,16 +81,16 @@ def _visible(transparent: NDArray[np.bool_]) -> NDArray[np.bool_]:
     for entry in entries[::-1]:
         entry |= seen
         seen = passed_on[entry]
-    return reached[entries.T][..., None] & bits != 0
+    return reached.take(entries.T, axis=0)
 
 
 @lru_cache(maxsize=8)
-def _sweeps(size: int) -> tuple[NDArray[np.intp], NDArray[np.intp]]:
+def _sweeps(size: int) -> tuple[NDArray[np.bool_], NDArray[np.intp]]:
     """MiniGrid's spread of sight within a row of a view, and on to the row above it.
 
     Sight goes along the row to the right and then to the left: each cell that is seen and transparent shows its next
     cell, the cell above it and the one above the next. For every pair of rows as bit sets, ``seen << size | clear``,
-    the tables hold the cells of the row that are seen in the end, and ``seen << size`` of the row above.
+    the tables hold which cells of the row are seen in the end, (pairs, size), and ``seen << size`` of the row above.
     """
     seen, clear = np.divmod(np.arange(1 << 2 * size), 1 << size)
     above = np.zeros_like(seen)
@@ -98,4 +98,4 @@ def _sweeps(size: int) -> tuple[NDArray[np.intp], NDArray[np.intp]]:
         spreads = seen & clear & (1 << i) != 0
         seen = np.where(spreads, seen | 1 << to, seen)
         above = np.where(spreads, above | 1 << i | 1 << to, above)
-    return seen, above << size
+    return seen[:, None] & 1 << np.arange(size) != 0, above << size

@@ -38,8 +38,10 @@ class TileAtlas:
             raise IndexError(f"tile numbers must lie between 0 and {self.count - 1}")
         batch, height, width = index.shape
         size = self.tile_size
-        rows = index[:, :, None, :] * size + np.arange(size)[:, None]  # (B, H, t, W)
-        images = np.empty((batch, height, size, width, size * 3), np.uint8)
+        # Each row of the board t times, and then what is added to tile numbers within it: long rows, quickly added.
+        rows = np.repeat(index.reshape(-1, width) * size, size, axis=0).reshape(-1, size * width)  # (B*H, t*W)
+        rows += np.repeat(np.arange(size), width)
+        images = np.empty((*rows.shape, size * 3), np.uint8)
         # "clip" lets numpy write straight into `out`; the default mode goes through a buffer.
         np.take(self._rows, rows, axis=0, out=images, mode="clip")
         return images.reshape(batch, height * size, width * size, 3)

@@ -1,6 +1,6 @@
 """Training on clozes: packed rows against one sequence per cloze, by ourselves and by TRL's SFTTrainer.
 
-    python scripts/bench/cloze_train.py [--sizes tiny mid] [--layouts history single] [--clozes 16] [--windows 1]
+    python scripts/bench/cloze_train.py [--sizes tiny mid] [--layouts history single] [--clozes 16] [--windows N]
         [--rounds 5] [--cores 2] [--peers own_unpacked trl]
 
 All train the same model on the same clozes about the same windows of four frames, as many per update, each in a
@@ -31,6 +31,7 @@ PEERS = ("own_unpacked", "trl")
 ALIKE = 1e-3  # how far first losses may be apart, relative
 TARGETS = {("history", "own_unpacked"): 7.0, ("history", "trl"): 10.0}  # with TARGETED clozes about a window
 TARGETED = 16
+WINDOWS = {"small": 1, "tiny": 8, "mid": 1}  # per update: a step of the smaller one is hardly more than its overhead
 SHARE = 0.8  # of the bound
 
 
@@ -39,20 +40,21 @@ def main() -> None:
     parser.add_argument("--sizes", nargs="+", choices=SIZES, default=["tiny", "mid"])
     parser.add_argument("--layouts", nargs="+", choices=LAYOUTS, default=list(LAYOUTS))
     parser.add_argument("--clozes", nargs="+", type=int, default=[16], help="about each window")
-    parser.add_argument("--windows", type=int, default=1, help="per update")
+    parser.add_argument("--windows", type=int, help="per update (default: by size)")
     parser.add_argument("--rounds", type=int, default=ROUNDS)
     parser.add_argument("--cores", type=int, default=2)
     parser.add_argument("--peers", nargs="+", choices=PEERS, default=list(PEERS))
     args = parser.parse_args()
     use_cores(args.cores)
     for size, layout, clozes in product(args.sizes, args.layouts, args.clozes):
-        for line in measure(size, layout, clozes, args):
+        windows = args.windows or WINDOWS[size]
+        for line in measure(size, layout, clozes, windows, args):
             print(json.dumps(line), flush=True)
 
 
-def measure(size: str, layout: str, clozes: int, args: argparse.Namespace) -> Iterator[dict]:
+def measure(size: str, layout: str, clozes: int, windows: int, args: argparse.Namespace) -> Iterator[dict]:
     """A line for each peer."""
-    arguments = [f"--size={size}", f"--clozes={clozes}", f"--windows={args.windows}", f"--layout={layout}"]
+    arguments = [f"--size={size}", f"--clozes={clozes}", f"--windows={windows}", f"--layout={layout}"]
     python = {"own_unpacked": sys.executable, "trl": peers_python() if "trl" in args.peers else ""}
     script = {"own_unpacked": ["train_step.py", "--way=unpacked"], "trl": ["train_trl.py"]}
     with ExitStack() as stack:
@@ -63,8 +65,10 @@ def measure(size: str, layout: str, clozes: int, args: argparse.Namespace) -> It
             workers[peer] = stack.enter_context(Worker(python[peer], name, [*own, *arguments], args.cores))
         check_alike(workers)
         found = rates(workers, args.rounds, 0.0, warm=False)
-    bound, about = sharing_bound(size, layout, clozes, args.windows)
-    what = f"clozes/s of training, {clozes} clozes about 4 frames, {layout} layout, {about}"
+    bound, about = sharing_bound(size, layout, clozes, windows)
+    what = (
+        f"clozes/s of training, {clozes} clozes about 4 frames, {windows} windows an update, {layout} layout, {about}"
+    )
     for peer in args.peers:
         line = comparison(
             what,

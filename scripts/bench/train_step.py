@@ -21,7 +21,7 @@ from vagen.policy.chat import Chat, Encoded
 from vagen.policy.packing import Batch, PackedLoss, Row, collate, distinct_pictures, pack
 
 LEARNING_RATE, MAX_NORM = 1e-4, 1.0
-ROWS_AT_ONCE = {"packed": 1, "unpacked": 8}  # per forward pass
+ROWS_AT_ONCE = {"packed": 8, "unpacked": 16}  # per forward pass
 
 
 def main() -> None:
