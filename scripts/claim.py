@@ -328,13 +328,14 @@ def table(rows: Sequence[Row]) -> str:
     lines = [f"| {' | '.join(heads)} |", "|" + "---|" * len(heads)]
     for row in rows:
         over = f"{row.until:,.0f} {AXES[row.axis]}"
-        gain = "" if row.gain is None else _said(row.gain, "+")
-        cells = [over, row.world, row.arm, _said(row.area), _said(row.last), gain, str(row.area.n)]
+        gain = "" if row.gain is None else said(row.gain, "+")
+        cells = [over, row.world, row.arm, said(row.area), said(row.last), gain, str(row.area.n)]
         lines.append(f"| {' | '.join(cells)} |")
     return "\n".join(lines) + "\n"
 
 
-def _said(found: Mean, sign: str = "") -> str:
+def said(found: Mean, sign: str = "") -> str:
+    """A mean with its interval, where it has one."""
     if found.low is None or found.high is None:
         return f"{found.value:{sign}.3f}"
     return f"{found.value:{sign}.3f} ({found.low:{sign}.3f} to {found.high:{sign}.3f})"
