@@ -1,6 +1,6 @@
 """A step of reinforcement by GRPO: ours against TRL's GRPOTrainer.
 
-    python scripts/bench/rl_step.py [--sizes tiny mid] [--groups N] [--members 8] [--tokens 8 32]
+    python scripts/bench/rl_step.py [--sizes tiny mid] [--groups N] [--members 8] [--tokens N ...]
         [--rounds 5] [--cores 2]
 
 Both train the same model, each in a process of its own, a step at a time by turns: they write as many responses, at
@@ -17,7 +17,6 @@ import argparse
 import json
 import sys
 from contextlib import ExitStack
-from itertools import product
 
 from clozes import SIZES, make_chat, parameters, use_cores
 from measure import ROUNDS, comparison, rates
@@ -25,6 +24,7 @@ from worker import Worker, peers_python
 
 TARGET, TARGETED = 3.0, 8  # with responses of so many tokens
 GROUPS = {"small": 2, "tiny": 16, "mid": 4}  # prompts in a step
+TOKENS = {"small": (4,), "tiny": (8, 32), "mid": (8,)}  # of a response
 
 
 def main() -> None:
@@ -32,13 +32,14 @@ def main() -> None:
     parser.add_argument("--sizes", nargs="+", choices=SIZES, default=["tiny", "mid"])
     parser.add_argument("--groups", type=int, help="prompts in a step (default: by size)")
     parser.add_argument("--members", type=int, default=8, help="responses to each")
-    parser.add_argument("--tokens", nargs="+", type=int, default=[8, 32], help="of a response")
+    parser.add_argument("--tokens", nargs="+", type=int, help="of a response (default: by size)")
     parser.add_argument("--rounds", type=int, default=ROUNDS)
     parser.add_argument("--cores", type=int, default=2)
     args = parser.parse_args()
     use_cores(args.cores)
-    for size, tokens in product(args.sizes, args.tokens):
-        print(json.dumps(measure(size, args.groups or GROUPS[size], tokens, args)), flush=True)
+    for size in args.sizes:
+        for tokens in args.tokens or TOKENS[size]:
+            print(json.dumps(measure(size, args.groups or GROUPS[size], tokens, args)), flush=True)
 
 
 def measure(size: str, groups: int, tokens: int, args: argparse.Namespace) -> dict:

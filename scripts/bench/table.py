@@ -2,9 +2,9 @@
 
     python scripts/bench/table.py outputs/bench
 
-Reads every ``*.jsonl`` of a folder; writes ``table.md`` (a row per comparison, and what fell short of its target) and,
-where training was measured with several numbers of clozes, ``growth.png`` (speed over the peers', and memory, by the
-number of clozes to a window; a row per layout).
+Reads every ``*.jsonl`` of a folder; writes ``table.md`` (a row per comparison, and what fell short of its target),
+``summary.md`` (a row per benchmark and peer) and, where training was measured with several numbers of clozes,
+``growth.png`` (speed over the peers', and memory, by the number of clozes to a window; a row per layout).
 """
 
 from __future__ import annotations
@@ -23,6 +23,19 @@ import matplotlib.pyplot as plt
 from matplotlib.axes import Axes
 
 COLUMNS = ("what", "peer", "ours", "theirs", "ratio", "spread", "target", "share of the bound")
+BRIEFLY = ("what", "peer", "settings", "ratios", "target", "reached", "shares of the bound")
+
+#: Which benchmarks are summed up, as they are named in ``all.sh``, and what they measure.
+SUBJECTS = {
+    "cloze_train": "training on 16 clozes about 4 frames",
+    "score": "answering clozes about a trajectory",
+    "rollout": "16 turns of a conversation",
+    "rl_step": "a step of GRPO",
+    "render": "drawing frames",
+    "vector": "stepping and drawing many boards",
+    "data": "reading trajectories with their frames",
+    "gpu_step": "a step of a 3B model on a GPU",
+}
 
 
 def main() -> None:
@@ -34,19 +47,54 @@ def main() -> None:
         sys.exit(
             f"table: no comparison in {args.folder}/*.jsonl: run scripts/bench/all.sh, or a benchmark into a file"
         )
-    (args.folder / "table.md").write_text(table(lines), encoding="utf-8")
-    print(args.folder / "table.md")
+    for name, text in (("table.md", table(lines)), ("summary.md", summary(lines))):
+        (args.folder / name).write_text(text, encoding="utf-8")
+        print(args.folder / name)
     if plot_growth(lines, args.folder / "growth.png"):
         print(args.folder / "growth.png")
 
 
 def read(folder: Path) -> list[dict]:
-    """The comparisons of a folder's files, in the order of their names; other lines are passed over."""
+    """The comparisons of a folder's files, in the order of their names; other lines are passed over.
+
+    Each gets the name of its ``benchmark``: that of its file, without a number before it.
+    """
     found = []
     for path in sorted(folder.glob("*.jsonl")):
         lines = [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines() if line.startswith("{")]
-        found += [line for line in lines if "ratio" in line]
+        name = path.stem.lstrip("0123456789-")
+        found += [{"benchmark": name, **line} for line in lines if "ratio" in line]
     return found
+
+
+def summary(lines: Sequence[dict]) -> str:
+    """Markdown: what each benchmark found about each peer, over all settings that were measured."""
+    groups: defaultdict[tuple[str, str], list[dict]] = defaultdict(list)
+    for line in lines:
+        if subject := SUBJECTS.get(line["benchmark"]):
+            layout = f", {line['layout']} layout" if "layout" in line else ""
+            groups[subject + layout, line["peer"]].append(line)
+    rows = [f"| {' | '.join(BRIEFLY)} |", f"|{'---|' * len(BRIEFLY)}"]
+    for (subject, peer), some in groups.items():
+        aimed = [line for line in some if line["target"] is not None or line["target_share"] is not None]
+        targets = {target(line, verdict=False) for line in aimed} - {""}
+        shares = [line["bound"] for line in some if line["bound"] is not None]
+        cells = [subject, peer, str(len(some)), f"**{spread([line['ratio'] for line in some], '×')}**"]
+        cells += [", ".join(sorted(targets)), reached(aimed)]
+        cells += [spread([100 * share for share in shares], " %")]
+        rows.append(f"| {' | '.join(cells)} |")
+    return "\n".join([*rows, "", measured_on(lines)]) + "\n"
+
+
+def reached(aimed: Sequence[dict]) -> str:
+    """How many of the comparisons with a target reach all of theirs."""
+    return f"{sum(not falls_short(line) for line in aimed)} of {len(aimed)}" if aimed else ""
+
+
+def spread(values: Sequence[float], unit: str) -> str:
+    """The least and the largest, or one where there are no two."""
+    ends = dict.fromkeys(f"{number(value)}{unit}" for value in (min(values), max(values))) if values else ()
+    return " – ".join(ends)
 
 
 def table(lines: Sequence[dict]) -> str:
@@ -60,17 +108,22 @@ def table(lines: Sequence[dict]) -> str:
     aimed = [line for line in lines if line.get("target") is not None or line.get("target_share") is not None]
     short = sum(map(falls_short, aimed))
     verdict = f"{len(aimed) - short} of {len(aimed)} comparisons with a target reach it."
+    return "\n".join([*rows, "", verdict, "", measured_on(lines)]) + "\n"
+
+
+def measured_on(lines: Sequence[dict]) -> str:
+    """The machines and versions, as a sentence each."""
     versions = sorted({f"{name} {version}" for line in lines for name, version in line["versions"].items()})
     machines = sorted({line["machine"] for line in lines})
-    return "\n".join([*rows, "", verdict, "", f"{'; '.join(machines)}. {', '.join(versions)}."]) + "\n"
+    return f"{'; '.join(machines)}. {', '.join(versions)}."
 
 
-def target(line: dict) -> str:
-    """The ratio that was to be reached, and by how much it was missed."""
+def target(line: dict, verdict: bool = True) -> str:
+    """The ratio that was to be reached and, as the ``verdict``, by how much it was missed."""
     wanted = line.get("target")
     if wanted is None:
         return ""
-    return f"≥ {number(wanted)}×{missed(line['ratio'], wanted)}"
+    return f"≥ {number(wanted)}×{missed(line['ratio'], wanted) if verdict else ''}"
 
 
 def share(line: dict) -> str:

@@ -301,7 +301,7 @@ def test_the_table_has_a_row_for_each_comparison(bench, tmp_path):
     ]
     (tmp_path / "a.jsonl").write_text("\n".join(map(json.dumps, [*lines, {"what": "operations"}])), encoding="utf-8")
     module = bench("table")
-    assert module.read(tmp_path) == lines
+    assert module.read(tmp_path) == [{"benchmark": "a", **line} for line in lines]
     rows = module.table(lines).splitlines()
     assert rows[2] == "| w | p | 1,234 | 0.125 | **9.87×** | 9.1 – 10.2 |  |  |"
     assert rows[3].endswith("| ≥ 9× | 91% (≥ 80%) |")
@@ -309,6 +309,18 @@ def test_the_table_has_a_row_for_each_comparison(bench, tmp_path):
     assert rows[5].endswith("|  | 60% (≥ 80%, **short by 25%**) |")
     assert rows[7] == "1 of 3 comparisons with a target reach it."
     assert rows[-1] == "m. python 3."
+
+
+def test_the_summary_has_a_row_for_each_peer_of_a_benchmark(bench, tmp_path):
+    lines = [made_line(target=9.0), made_line(target=20.0), made_line(peer="q", bound=0.5, target_share=0.8)]
+    (tmp_path / "3-score.jsonl").write_text("\n".join(map(json.dumps, lines)), encoding="utf-8")
+    (tmp_path / "2-growth.jsonl").write_text(json.dumps(made_line()), encoding="utf-8")  # is drawn, not summed up
+    module = bench("table")
+    rows = module.summary(module.read(tmp_path)).splitlines()
+    subject = module.SUBJECTS["score"]
+    assert rows[2] == f"| {subject} | p | 2 | **9.87×** | ≥ 20×, ≥ 9× | 1 of 2 |  |"
+    assert rows[3] == f"| {subject} | q | 1 | **9.87×** |  | 0 of 1 | 50 % |"
+    assert rows[4:] == ["", "m. python 3."]
 
 
 def test_growth_is_drawn_where_it_was_measured(bench, tmp_path):
