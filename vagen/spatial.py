@@ -137,21 +137,23 @@ def example(row: Mapping[str, Any], wording: Wording) -> dict[str, Any]:
 
 
 def naming(asked: Iterable[Question]) -> Iterator[dict[str, Any]]:
-    """What the images of questions show, as examples to learn before them or beside; each set of images once.
+    """What each image of some questions shows, as an example of its own; to be learned before the questions.
 
-    An answer tells a model little of what it did not recognise; a name does.
+    An answer tells a model little of what it did not recognise; a name does. The words are those that reasoning begins
+    with, and a single image leaves no doubt which one a name belongs to.
     """
-    known: set[tuple[str, ...]] = set()
+    known: set[str] = set()
     for question in asked:
-        if question.images not in known:
-            known.add(question.images)
-            yield {
-                "id": f"{question.setting}_{question.scene.key}_{'-'.join(map(str, question.views))}",
-                "images": list(question.images),
-                "task": NAMING,
-                "input_prompt": "What does each image show?",
-                "grounded_output": question.shown,
-            }
+        for view, image in zip(question.views, question.images, strict=True):
+            if image not in known:
+                known.add(image)
+                yield {
+                    "id": f"{question.setting}_{question.scene.key}_{view}",
+                    "images": [image],
+                    "task": NAMING,
+                    "input_prompt": "What does the image show?",
+                    "grounded_output": question.shows(view),
+                }
 
 
 def _ask(

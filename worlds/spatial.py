@@ -79,10 +79,9 @@ class Question:
         """Paths of the images shown, in order."""
         return tuple(image_path(self.scene, view) for view in self.views)
 
-    @property
-    def shown(self) -> str:
-        """What each image shows: ``Image 1 shows the red chair and the blue mug. Image 2 shows …``."""
-        return " ".join(shown(self.scene, self.views).lines)
+    def shows(self, view: int) -> str:
+        """What the image of a view shows, were it the only one: ``Image 1 shows the red chair and the blue mug.``"""
+        return " ".join(shown(self.scene, (view,)).lines)
 
     def row(self) -> dict[str, Any]:
         """As a line of MindCube's files, with the true map and the reasoning."""
