@@ -2,6 +2,7 @@
 
 from contextlib import contextmanager, nullcontext, suppress
 from dataclasses import replace
+from itertools import groupby
 
 import numpy as np
 import pytest
@@ -166,10 +167,16 @@ def test_clozes_after_a_history_have_the_losses_and_gradients_they_have_alone(
     rows[1] += with_pictures([build("x", with_history(named("inverse_dynamics"), 2), still, "grid")])
     compare(chat, stock_inputs, rows)
     row = pack(encode(chat, rows[0]))
-    in_order = [row.pictures[image].digest for image in row.image_of if image >= 0]
     frames = [picture.digest for picture in draw([named_last(window)])[0]]
-    run = [digest for place, digest in enumerate(in_order) if place == 0 or digest != in_order[place - 1]]
-    assert run[: HISTORY + 1] == frames, "the images of the history are not one trunk of the row"
+    for shown, digest in enumerate(frames, start=1):
+        own = [c for c, image in enumerate(row.image_of) if image >= 0 and row.pictures[image].digest == digest]
+        depths = [row.mask[column].sum() for column in own if images_before(row, column) == frames[:shown]]
+        assert depths.count(min(depths)) == 1, f"image {shown} of the history stands in the row more than once"
+
+
+def images_before(row, column):
+    """Which images a token sees, in order, its own included."""
+    return [digest for digest, _ in groupby(row.pictures[i].digest for i in row.image_of[row.mask[column]] if i >= 0)]
 
 
 def named_last(window):

@@ -12,7 +12,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, contextmanager, nullcontext
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, replace
 from typing import Any, Protocol
 
 import numpy as np
@@ -20,23 +20,14 @@ import torch
 from numpy.typing import NDArray
 
 from vagen.policy.attention import attention_mask, attention_of, check_packable, packed_attention
-from vagen.policy.chat import Encoded, Picture
+from vagen.policy.chat import Encoded, Picture, Prompt
 from vagen.policy.loss import cross_entropy
 from vagen.policy.work import Work
 
 #: Gives a context that counts its time as that of a phase.
 Timed = Callable[[str], AbstractContextManager[object]]
-_Key = tuple[int, bytes | None]  # token id, and the digest of the image where the token is its placeholder
-
-
-@dataclass
-class _Node:
-    token: int
-    position: NDArray[np.int64]  # (P,)
-    picture: Picture | None  # the image whose placeholder this is
-    place: int  # which of that image's placeholders
-    children: dict[_Key, _Node] = field(default_factory=dict)
-    column: int = -1  # where the token stands in the row, once it is laid out
+Asked = tuple[Prompt, Sequence[Picture]]  # a prompt and its images
+_FIRST_IMAGE = 1 << 32  # above all token ids
 
 
 @dataclass(frozen=True)
@@ -140,24 +131,38 @@ class Batch:
 
 
 def pack(samples: Sequence[Encoded]) -> Row:
-    """Merge samples into one row."""
-    roots: dict[_Key, _Node] = {}
-    paths = [_insert(roots, sample) for sample in samples]
-    nodes, ends = _lay_out(roots)
-    numbers: dict[bytes, int] = {}
-    pictures: list[Picture] = []
-    for node in nodes:
-        if node.picture is not None and node.picture.digest not in numbers:
-            numbers[node.picture.digest] = len(pictures)
-            pictures.append(node.picture)
+    """Merge samples into one row.
+
+    Samples are taken in the order of what they say. Then each shares with all before it what it shares with the one
+    before it, and whatever the next one does not share has no more descendants.
+    """
+    texts = [_read(sample) for sample in samples]
+    contents = contents_of([(text, sample.pictures) for text, sample in zip(texts, samples, strict=True)])
+    order = sorted(range(len(samples)), key=lambda number: contents[number].tobytes())
+    ends = np.zeros(sum(map(len, contents)), dtype=np.int64)
+    columns = [np.zeros(0, dtype=np.int64)] * len(samples)  # where the tokens of each sample stand
+    own = []  # in that order, which sample, and from where on its tokens are new
+    length, last = 0, contents[order[0]][:0]
+    path = columns[0]
+    for number in order:
+        content = contents[number]
+        shared = alike(last, content)
+        ends[path[shared:]] = length
+        path = np.concatenate([path[:shared], np.arange(length, length + len(content) - shared)])
+        columns[number], last, length = path, content, length + len(content) - shared
+        own.append((number, shared))
+    ends[path] = length
+    content = np.concatenate([contents[number][start:] for number, start in own])
+    image_of, pictures = _shown(content, [picture for sample in samples for picture in sample.pictures])
+    asked = [columns[n][len(sample.prompt.ids) - 1 :] for n, sample in enumerate(samples)]
     return Row(
-        ids=np.array([node.token for node in nodes], dtype=np.int64),
-        positions=np.stack([node.position for node in nodes], axis=1),
-        ends=np.array(ends, dtype=np.int64),
-        pictures=tuple(pictures),
-        image_of=np.array([numbers[n.picture.digest] if n.picture else -1 for n in nodes], dtype=np.int64),
-        place=np.array([node.place for node in nodes], dtype=np.int64),
-        sources=np.array([node.column for path in paths for node in path], dtype=np.int64),
+        ids=np.concatenate([texts[number].ids[start:] for number, start in own]),
+        positions=np.concatenate([texts[number].positions[:, start:] for number, start in own], axis=1),
+        ends=ends[:length],
+        pictures=pictures,
+        image_of=image_of,
+        place=np.concatenate([_places(texts[number].image_of)[start:] for number, start in own]),
+        sources=np.concatenate(asked),
         targets=np.concatenate([sample.answer for sample in samples]),
         sample=np.repeat(np.arange(len(samples)), [len(sample.answer) for sample in samples]),
         samples=len(samples),
@@ -165,55 +170,65 @@ def pack(samples: Sequence[Encoded]) -> Row:
     )
 
 
+def contents_of(prompts: Sequence[Asked]) -> list[NDArray[Any]]:
+    """What stands where in each prompt: (L,) numbers, equal for equal tokens and images, whose bytes can be sorted.
+
+    Placeholders are above all token ids, in the order in which distinct images come.
+    """
+    numbers: dict[bytes, int] = {}
+    found = []
+    for prompt, pictures in prompts:
+        own = [_FIRST_IMAGE + numbers.setdefault(picture.digest, len(numbers)) for picture in pictures]
+        shown = prompt.image_of >= 0
+        content = prompt.ids.copy()
+        content[shown] = np.asarray(own, dtype=np.int64)[prompt.image_of[shown]]
+        found.append(content.astype(">i8"))
+    return found
+
+
+def alike(one: NDArray[Any], other: NDArray[Any]) -> int:
+    """How many entries two arrays begin with alike."""
+    size = min(len(one), len(other))
+    different = np.flatnonzero(one[:size] != other[:size])
+    return int(different[0]) if len(different) else size
+
+
+def _read(sample: Encoded) -> Prompt:
+    """What a model reads of a sample: the prompt, and of the answer all but the last token."""
+    prompt, written = sample.prompt, sample.answer[:-1]
+    after = int(prompt.positions.max()) + 1 + np.arange(len(written))
+    return Prompt(
+        ids=np.concatenate([prompt.ids, written]),
+        positions=np.concatenate([prompt.positions, np.tile(after, (len(prompt.positions), 1))], axis=1),
+        image_of=np.concatenate([prompt.image_of, np.full(len(written), -1)]),
+    )
+
+
+def _shown(content: NDArray[Any], pictures: Sequence[Picture]) -> tuple[NDArray[np.int64], tuple[Picture, ...]]:
+    """Which image each token of a row stands for, and the distinct ones in the order in which they first appear."""
+    distinct = list({picture.digest: picture for picture in pictures}.values())
+    shown = content >= _FIRST_IMAGE
+    numbers, firsts, which = np.unique(content[shown] - _FIRST_IMAGE, return_index=True, return_inverse=True)
+    order = np.argsort(firsts)
+    image_of = np.full(len(content), -1, dtype=np.int64)
+    image_of[shown] = np.argsort(order)[which]
+    return image_of, tuple(distinct[int(number)] for number in numbers[order])
+
+
+def _places(image_of: NDArray[np.int64]) -> NDArray[np.int64]:
+    """(L,) which of its image's placeholders each one is, whatever stands between them; 0 elsewhere."""
+    places = np.zeros(len(image_of), dtype=np.int64)
+    for image in range(int(image_of.max(initial=-1)) + 1):
+        own = image_of == image
+        places[own] = np.arange(np.count_nonzero(own))
+    return places
+
+
 def _alone(sample: Encoded) -> Work:
     """What there would be to compute for a sample as a sequence of its own."""
     length = len(sample.prompt.ids) + len(sample.answer) - 1
     sizes = np.bincount(sample.prompt.image_of[sample.prompt.image_of >= 0])
     return Work(length, length * (length + 1) // 2, len(sample.answer), int(sizes.sum()), int((sizes**2).sum()))
-
-
-def _insert(roots: dict[_Key, _Node], sample: Encoded) -> list[_Node]:
-    """Add a sample to the trie; returns the nodes whose outputs predict its answer's tokens."""
-    prompt = sample.prompt
-    level, node = roots, None
-    seen = [0] * len(sample.pictures)  # placeholders of each image so far; marks may stand between them
-    for token, position, image in zip(prompt.ids.tolist(), prompt.positions.T, prompt.image_of.tolist(), strict=True):
-        picture = sample.pictures[image] if image >= 0 else None
-        key = (token, picture.digest if picture else None)
-        node = level.get(key)
-        if node is None:
-            node = level[key] = _Node(token, position, picture, seen[image] if picture else 0)
-        if picture:
-            seen[image] += 1
-        level = node.children
-    assert node is not None, "a prompt has at least one token"
-    path = [node]
-    next_position = int(prompt.positions.max()) + 1
-    for offset, token in enumerate(sample.answer[:-1].tolist()):
-        child = path[-1].children.get((token, None))
-        if child is None:
-            child = _Node(token, np.full(len(prompt.positions), next_position + offset), None, 0)
-            path[-1].children[(token, None)] = child
-        path.append(child)
-    return path
-
-
-def _lay_out(roots: dict[_Key, _Node]) -> tuple[list[_Node], list[int]]:
-    """The nodes numbered depth first, so that descendants follow their ancestor, and where those of each end."""
-    nodes: list[_Node] = []
-    parents: list[int] = []
-    stack = [(node, -1) for node in reversed(roots.values())]
-    while stack:
-        node, parent = stack.pop()
-        node.column = len(nodes)
-        nodes.append(node)
-        parents.append(parent)
-        stack.extend((child, node.column) for child in reversed(node.children.values()))
-    ends = list(range(1, len(nodes) + 1))
-    for column in reversed(range(len(nodes))):
-        if parents[column] >= 0:
-            ends[parents[column]] = max(ends[parents[column]], ends[column])
-    return nodes, ends
 
 
 def distinct_pictures(rows: Sequence[Row]) -> list[Picture]:

@@ -21,13 +21,11 @@ import torch
 from numpy.typing import NDArray
 
 from vagen.policy.attention import added_mask, attention_mask, attention_of, check_packable, dense_attention
-from vagen.policy.chat import Chat, Encoded, Picture, Prompt
+from vagen.policy.chat import Chat, Encoded
 from vagen.policy.constrain import Automaton, Position, only
 from vagen.policy.errors import ModelError
 from vagen.policy.memory import Memory
-from vagen.policy.packing import collate, distinct_pictures, pack, shared_images
-
-Asked = tuple[Prompt, Sequence[Picture]]  # a prompt and its images
+from vagen.policy.packing import Asked, alike, collate, contents_of, distinct_pictures, pack, shared_images
 
 ROW_TOKENS = 1024  # in a row beside those of its first prompt: a row's mask and scores grow with the square
 WRITE_TOGETHER = 16  # answers in a row: what one of them writes takes place that the others attend to in vain
@@ -100,13 +98,13 @@ def common_rows(prompts: Sequence[Asked], tokens: int = ROW_TOKENS, most: int | 
         tokens: at most so many in a row beside those of its first prompt.
         most: at most so many prompts in a row; ``None`` for any number.
     """
-    contents = _contents(prompts)
+    contents = contents_of(prompts)
     order = sorted(range(len(prompts)), key=lambda index: contents[index].tobytes())
     rows: list[CommonRow] = []
     further = 0  # tokens in the row beside those of its first prompt
     for index in order:
         own = len(contents[index])
-        shared = _alike(contents[rows[-1].prompts[-1]], contents[index]) if rows else 0
+        shared = alike(contents[rows[-1].prompts[-1]], contents[index]) if rows else 0
         if shared < LEAST_SHARED * own or further + own - shared > tokens or len(rows[-1].prompts) == most:
             rows.append(CommonRow((index,), own))
             further = 0
@@ -193,26 +191,6 @@ def _check(model: Any) -> None:
     check_packable(model)
     if "cache" not in inspect.signature(model.model.forward).parameters:
         raise ModelError(f"{type(model).__name__} cannot share prefixes: its forward takes no cache")
-
-
-def _contents(prompts: Sequence[Asked]) -> list[NDArray[Any]]:
-    """What stands where in each prompt: (L,) numbers, equal for equal tokens and images, whose bytes can be sorted."""
-    numbers: dict[bytes, int] = {}
-    found = []
-    for prompt, pictures in prompts:
-        own = [-1 - numbers.setdefault(picture.digest, len(numbers)) for picture in pictures]
-        shown = prompt.image_of >= 0
-        content = prompt.ids.copy()
-        content[shown] = np.asarray(own, dtype=np.int64)[prompt.image_of[shown]]
-        found.append(content.astype(">i8"))
-    return found
-
-
-def _alike(one: NDArray[Any], other: NDArray[Any]) -> int:
-    """How many entries two arrays begin with alike."""
-    size = min(len(one), len(other))
-    different = np.flatnonzero(one[:size] != other[:size])
-    return int(different[0]) if len(different) else size
 
 
 @dataclass
