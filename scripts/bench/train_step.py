@@ -74,7 +74,7 @@ class Stepper:
         self._rows = packed_rows if way == "packed" else unpacked_rows
         self._at_once = ROWS_AT_ONCE[way]
         self._module = PackedLoss(chat.policy.model.train())
-        self._optimizer = torch.optim.AdamW(chat.policy.model.parameters(), lr=LEARNING_RATE, foreach=True)
+        self._optimizer = torch.optim.AdamW(chat.policy.model.parameters(), lr=LEARNING_RATE, fused=True)
 
     def loss(self, asked: Sequence[Sequence[Sample]]) -> float:
         """Per target, without learning from it."""

@@ -436,7 +436,7 @@ def _updater(groups: Sequence[ParameterGroup], train: Train, optimizer: Optimize
         return _muon(settings, [group.muon for group in groups], optimizer)
     if train.offload.cpu_adam:
         return deepspeed.ops.adam.DeepSpeedCPUAdam(settings, betas=optimizer.betas, adamw_mode=True)
-    return torch.optim.AdamW(settings, betas=optimizer.betas, foreach=True)
+    return torch.optim.AdamW(settings, betas=optimizer.betas, fused=True)
 
 
 def _muon(settings: list[dict[str, Any]], muon: Sequence[bool], optimizer: Optimizer) -> torch.optim.Optimizer:
