@@ -1,13 +1,14 @@
 """Training on clozes: packed rows against one sequence per cloze, by ourselves and by TRL's SFTTrainer.
 
     python scripts/bench/cloze_train.py [--sizes tiny mid] [--layouts history single] [--clozes 16] [--windows N]
-        [--rounds 5] [--cores 2] [--peers own_unpacked trl]
+        [--at-once N] [--rounds N] [--cores 2] [--peers own_unpacked trl]
 
 All train the same model on the same clozes about the same windows of four frames, as many per update, each in a
 process of its own, a step at a time by turns; that they start from the same loss is checked first. In the ``history``
-layout each cloze shows all frames so far, in the ``single`` one only those that it asks about. Prints one JSON line
-per size of model, layout, number of clozes and peer, in clozes per second. ``bound`` is the share of what sharing can
-save at most: the operations of separate sequences over those of the trie. TRL is installed by ``peers.sh``.
+layout each cloze shows all frames so far, in the ``single`` one only those that it asks about. The peers take as many
+sequences per forward pass as they are fastest with, and add up gradients. Prints one JSON line per size of model,
+layout, number of clozes and peer, in clozes per second. ``bound`` is the share of what sharing can save at most: the
+operations of separate sequences over those of the trie. TRL is installed by ``peers.sh``.
 """
 
 from __future__ import annotations
@@ -31,6 +32,8 @@ PEERS = ("own_unpacked", "trl")
 ALIKE = 1e-3  # how far first losses may be apart, relative
 TARGETS = {("history", "own_unpacked"): 7.0, ("history", "trl"): 10.0}  # with TARGETED clozes about a window
 TARGETED = 16
+TURNS = {"small": ROUNDS, "tiny": ROUNDS, "mid": 3}  # a step of a peer with the larger model takes most of a minute
+AT_ONCE = {"small": 4, "tiny": 16, "mid": 4}  # sequences per forward pass of the peers, where they are fastest
 WINDOWS = {"small": 1, "tiny": 8, "mid": 1}  # per update: a step of the smaller one is hardly more than its overhead
 SHARE = 0.8  # of the bound
 
@@ -41,7 +44,8 @@ def main() -> None:
     parser.add_argument("--layouts", nargs="+", choices=LAYOUTS, default=list(LAYOUTS))
     parser.add_argument("--clozes", nargs="+", type=int, default=[16], help="about each window")
     parser.add_argument("--windows", type=int, help="per update (default: by size)")
-    parser.add_argument("--rounds", type=int, default=ROUNDS)
+    parser.add_argument("--at-once", type=int, help="sequences per forward pass of the peers (default: by size)")
+    parser.add_argument("--rounds", type=int, help="default: by size")
     parser.add_argument("--cores", type=int, default=2)
     parser.add_argument("--peers", nargs="+", choices=PEERS, default=list(PEERS))
     args = parser.parse_args()
@@ -55,6 +59,7 @@ def main() -> None:
 def measure(size: str, layout: str, clozes: int, windows: int, args: argparse.Namespace) -> Iterator[dict]:
     """A line for each peer."""
     arguments = [f"--size={size}", f"--clozes={clozes}", f"--windows={windows}", f"--layout={layout}"]
+    arguments.append(f"--at-once={args.at_once or min(AT_ONCE[size], clozes * windows)}")
     python = {"own_unpacked": sys.executable, "trl": peers_python() if "trl" in args.peers else ""}
     script = {"own_unpacked": ["train_step.py", "--way=unpacked"], "trl": ["train_trl.py"]}
     with ExitStack() as stack:
@@ -64,7 +69,7 @@ def measure(size: str, layout: str, clozes: int, windows: int, args: argparse.Na
             name, *own = script[peer]
             workers[peer] = stack.enter_context(Worker(python[peer], name, [*own, *arguments], args.cores))
         check_alike(workers)
-        found = rates(workers, args.rounds, 0.0, warm=False)
+        found = rates(workers, args.rounds or TURNS[size], 0.0, warm=False)
     bound, about = sharing_bound(size, layout, clozes, windows)
     what = (
         f"clozes/s of training, {clozes} clozes about 4 frames, {windows} windows an update, {layout} layout, {about}"

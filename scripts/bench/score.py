@@ -1,7 +1,7 @@
 """Answers to all clozes about one trajectory: prefixes shared against plain generation, question by question.
 
     python scripts/bench/score.py [--sizes tiny mid] [--layouts history single] [--clozes N] [--trajectories N]
-        [--sample N] [--rounds 5] [--cores 2]
+        [--sample N] [--rounds N] [--cores 2]
 
 Every way gives the same answers, which is checked first. ``plain_generate`` is the ``generate`` of ``transformers``
 for one question at a time, ``plain_generate_batched`` the same for all of them at once, padded. Both are so slow on
@@ -29,7 +29,8 @@ from vagen.policy.generate import generate, generate_plain
 PACKAGES = ("torch", "transformers")
 TARGETS = {"plain_generate": 5.0}
 ASKED = {"small": (8, 1), "tiny": (32, 2), "mid": (32, 2)}  # clozes about a trajectory, and trajectories
-SAMPLED = {"small": 4, "tiny": 64, "mid": 16}  # of all these, what the peers answer
+SAMPLED = {"small": 4, "tiny": 64, "mid": 8}  # of all these, what the peers answer
+TURNS = {"small": ROUNDS, "tiny": ROUNDS, "mid": 3}  # a turn with the larger model takes half a minute
 
 
 def main() -> None:
@@ -39,7 +40,7 @@ def main() -> None:
     parser.add_argument("--clozes", type=int, help="about each trajectory (default: by size)")
     parser.add_argument("--trajectories", type=int, help="default: by size")
     parser.add_argument("--sample", type=int, help="questions that the peers get (default: by size)")
-    parser.add_argument("--rounds", type=int, default=ROUNDS)
+    parser.add_argument("--rounds", type=int, help="default: by size")
     parser.add_argument("--cores", type=int, default=2)
     args = parser.parse_args()
     use_cores(args.cores)
@@ -48,7 +49,9 @@ def main() -> None:
         asked = [LAYOUTS[layout](window, clozes) for window in trajectories(count)]
         chat = make_chat(size)
         for constrained in (False, True):
-            for line in measure(chat, layout, asked, args.sample or SAMPLED[size], args.rounds, constrained):
+            for line in measure(
+                chat, layout, asked, args.sample or SAMPLED[size], args.rounds or TURNS[size], constrained
+            ):
                 print(json.dumps(line), flush=True)
 
 

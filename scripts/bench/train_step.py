@@ -21,14 +21,14 @@ from vagen.policy.chat import Chat, Encoded
 from vagen.policy.packing import Batch, PackedLoss, Row, collate, distinct_pictures, pack
 
 LEARNING_RATE, MAX_NORM = 1e-4, 1.0
-ROWS_AT_ONCE = {"packed": 8, "unpacked": 16}  # per forward pass
+ROWS = 8  # packed ones per forward pass
 
 
 def main() -> None:
     args = arguments()
     chat = make_chat(args.size, packed=args.way == "packed")
     windows = trajectories(args.windows)
-    stepper = Stepper(chat, args.way)
+    stepper = Stepper(chat, args.way, args.at_once)
     asked = [LAYOUTS[args.layout](window, args.clozes).samples for window in windows]
     first = stepper.loss(asked)
     Serving().serve(lambda: stepper.step(asked), loss=first)
@@ -37,11 +37,12 @@ def main() -> None:
 def arguments() -> argparse.Namespace:
     """Of the processes that train, ours and the peer's."""
     parser = argparse.ArgumentParser()
-    parser.add_argument("--way", choices=ROWS_AT_ONCE, default="packed")
+    parser.add_argument("--way", choices=["packed", "unpacked"], default="packed")
     parser.add_argument("--size", choices=SIZES, default="tiny")
     parser.add_argument("--layout", choices=LAYOUTS, default="history")
     parser.add_argument("--clozes", type=int, default=16)
     parser.add_argument("--windows", type=int, default=1)
+    parser.add_argument("--at-once", type=int, default=8, help="sequences per forward pass, where they are not packed")
     return parser.parse_args()
 
 
@@ -69,10 +70,10 @@ def _alone(encoded: Encoded, number: int) -> Encoded:
 class Stepper:
     """A model that trains on clozes, packed or one to a sequence."""
 
-    def __init__(self, chat: Chat, way: str):
+    def __init__(self, chat: Chat, way: str, at_once: int):
         self._policy = chat.policy
         self._rows = packed_rows if way == "packed" else unpacked_rows
-        self._at_once = ROWS_AT_ONCE[way]
+        self._at_once = ROWS if way == "packed" else at_once
         self._module = PackedLoss(chat.policy.model.train())
         self._optimizer = torch.optim.AdamW(chat.policy.model.parameters(), lr=LEARNING_RATE, fused=True)
 

@@ -132,7 +132,7 @@ def test_packed_and_unpacked_training_take_the_same_steps(bench, layout):
     for way in ("packed", "unpacked"):
         chat = clozes.make_chat("small")
         chat.policy.model.double()
-        stepper = train.Stepper(chat, way)
+        stepper = train.Stepper(chat, way, 3)
         losses[way] = []
         for _ in range(3):
             losses[way].append(stepper.loss(asked))
