@@ -33,7 +33,8 @@ ALIKE = 1e-3  # how far first losses may be apart, relative
 TARGETS = {("history", "own_unpacked"): 7.0, ("history", "trl"): 10.0}  # with TARGETED clozes about a window
 TARGETED = 16
 TURNS = {"small": ROUNDS, "tiny": ROUNDS, "mid": 3}  # a step of a peer with the larger model takes most of a minute
-AT_ONCE = {"small": 4, "tiny": 16, "mid": 4}  # sequences per forward pass of the peers, where they are fastest
+#: Sequences per forward pass of the peers, where they are fastest: of 16, 32 and 128, and of 4 and 16.
+AT_ONCE = {"small": dict.fromkeys(LAYOUTS, 4), "tiny": {"history": 32, "single": 16}, "mid": dict.fromkeys(LAYOUTS, 4)}
 WINDOWS = {"small": 1, "tiny": 8, "mid": 1}  # per update: a step of the smaller one is hardly more than its overhead
 SHARE = 0.8  # of the bound
 
@@ -59,7 +60,7 @@ def main() -> None:
 def measure(size: str, layout: str, clozes: int, windows: int, args: argparse.Namespace) -> Iterator[dict]:
     """A line for each peer."""
     arguments = [f"--size={size}", f"--clozes={clozes}", f"--windows={windows}", f"--layout={layout}"]
-    arguments.append(f"--at-once={args.at_once or min(AT_ONCE[size], clozes * windows)}")
+    arguments.append(f"--at-once={args.at_once or min(AT_ONCE[size][layout], clozes * windows)}")
     python = {"own_unpacked": sys.executable, "trl": peers_python() if "trl" in args.peers else ""}
     script = {"own_unpacked": ["train_step.py", "--way=unpacked"], "trl": ["train_trl.py"]}
     with ExitStack() as stack:

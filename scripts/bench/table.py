@@ -189,6 +189,7 @@ def draw_layout(speed: Axes, memory: Axes, layout: str, series: Mapping[tuple[st
     for axes, label in ((speed, "clozes per second, ours over theirs"), (memory, "most memory held, MiB")):
         axes.set_title(f"{layout} layout", fontsize="medium")
         axes.set_xscale("log", base=2)
+        axes.xaxis.set_major_formatter("{x:.0f}")
         axes.set_xlabel("clozes to a window of 4 frames")
         axes.set_ylabel(label)
         axes.set_ylim(bottom=0)

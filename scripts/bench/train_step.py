@@ -19,6 +19,7 @@ from vagen.cloze.sample import Sample
 from vagen.policy.batches import draw
 from vagen.policy.chat import Chat, Encoded
 from vagen.policy.packing import Batch, PackedLoss, Row, collate, distinct_pictures, pack
+from vagen.train.allocation import keep_freed_memory
 
 LEARNING_RATE, MAX_NORM = 1e-4, 1.0
 ROWS = 8  # packed ones per forward pass
@@ -26,6 +27,7 @@ ROWS = 8  # packed ones per forward pass
 
 def main() -> None:
     args = arguments()
+    keep_freed_memory()
     chat = make_chat(args.size, packed=args.way == "packed")
     windows = trajectories(args.windows)
     stepper = Stepper(chat, args.way, args.at_once)

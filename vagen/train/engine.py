@@ -26,6 +26,7 @@ from deepspeed.utils import logger as deepspeed_logger
 from vagen.config import ConfigError, Optimizer, Train
 from vagen.policy.packing import Batch, PackedLoss
 from vagen.policy.work import Work
+from vagen.train.allocation import keep_freed_memory
 from vagen.train.optimizer import ParameterGroup, parameter_groups
 from vagen.train.ranks import free_port, slurm_ranks
 from vagen.train.run import micro_batches
@@ -82,6 +83,7 @@ def start_processes() -> tuple[int, int]:
     """
     if torch.distributed.is_initialized():
         return deepspeed.comm.get_rank(), deepspeed.comm.get_world_size()
+    keep_freed_memory()
     os.environ |= slurm_ranks(os.environ)
     if "RANK" not in os.environ:
         os.environ |= {"RANK": "0", "WORLD_SIZE": "1", "LOCAL_RANK": "0", "MASTER_ADDR": "127.0.0.1"}
