@@ -141,28 +141,28 @@ def last_step(config: Config) -> int:
 def measure(config: Config, n: int) -> Run:
     """What has become of a run that has ended."""
     models = models_of(Path(config.output))
-    before = play(config, models[reinforced(config).warmup.steps], n)
-    after = play(config, models[last_step(config)], n)
+    random, before, after = play(config, [models[reinforced(config).warmup.steps], models[last_step(config)]], n)
     lines = (Path(config.output) / "metrics.jsonl").read_text(encoding="utf-8").splitlines()
     return Run(
         world=reinforced(config).rollouts.worlds[0],
         seed=config.seed,
         minutes=sum(json.loads(line)["processor_seconds"] for line in lines) / 60,
-        before=before["model"],
-        after=after["model"],
-        random=after["random"],
+        before=before,
+        after=after,
+        random=random,
         curve=curve_of(Path(config.output), config),
     )
 
 
-def play(config: Config, model: Path, n: int) -> dict[str, float]:
-    """Success on the test split of a model, greedily, and of a random agent."""
-    chat, rollouts = Chat(load_policy(str(model))), reinforced(config).rollouts
-    settings = settings_of(chat, rollouts, "test", temperature=0.0)
-    agents: list[Player] = [RandomAgent(), ConversingModel(CachedEngine(chat, LANES), settings)]
+def play(config: Config, models: Sequence[Path], n: int) -> list[float]:
+    """Success on the test split in the same episodes: of a random agent, and of models, greedily."""
+    rollouts = reinforced(config).rollouts
+    agents: list[Player] = [RandomAgent()]
+    for model in models:
+        chat = Chat(load_policy(str(model)))
+        agents.append(ConversingModel(CachedEngine(chat, LANES), settings_of(chat, rollouts, "test", temperature=0.0)))
     most = rollouts.turns * rollouts.actions
-    found = evaluate(agents, rollouts.worlds, n, EVALUATION_SEED, "test", most)["rows"]
-    return {kind: row["success"] for kind, row in zip(("random", "model"), found, strict=True)}
+    return [row["success"] for row in evaluate(agents, rollouts.worlds, n, EVALUATION_SEED, "test", most)["rows"]]
 
 
 def summary(runs: Sequence[Run], estimator: str, n: int) -> Row:

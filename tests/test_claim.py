@@ -11,31 +11,11 @@ import pytest
 import yaml
 from PIL import Image
 
+from tests.reinforcement import TINY as REINFORCEMENT
 from vagen.config import load
 
 ROOT = Path(__file__).parents[1]
-TINY = {
-    "model": {
-        "tiny": {"hidden_size": 32, "layers": 1, "vision_hidden_size": 32, "vision_layers": 1, "image_size": 32},
-    },
-    "clozes": {"representation": "grid", "explain": False, "weights": {"inverse_dynamics": 1}},
-    "train": {"steps": 2, "micro_rows": 4, "report_to": []},
-    "rl": {
-        "rollouts": {
-            "worlds": ["frozenlake-4x4"],
-            "groups": 2,
-            "members": 2,
-            "strategy": "no_think",
-            "context": "no_concat",
-            "turns": 2,
-            "tokens": 4,
-        },
-        "auxiliary": {"weight": 0.5, "rows": 2},
-        "warmup": {"steps": 2, "episodes": 6, "rows": 2, "clozes": 1},
-        "evaluation": {"every": 1, "episodes": 4},
-        "diagnostics": {"every": 0},
-    },
-}
+TINY = REINFORCEMENT | {"rl": REINFORCEMENT["rl"] | {"auxiliary": {"weight": 0.5, "rows": 2}}}
 
 
 @pytest.fixture(scope="module")

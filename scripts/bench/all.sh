@@ -1,5 +1,5 @@
 #!/usr/bin/env bash
-# Every benchmark, and the table and plots made from them: outputs/bench/{*.jsonl, table.md, growth.png}.
+# Every benchmark, and the table and plots made from them: outputs/bench/{*.jsonl, table.md, summary.md, growth.png}.
 #
 #   bash scripts/bench/all.sh [FOLDER]
 #

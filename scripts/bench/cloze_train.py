@@ -20,8 +20,8 @@ from collections.abc import Iterator
 from contextlib import ExitStack
 from itertools import product
 
-from clozes import LAYOUTS, SIZES, make_chat, parameters, trajectories, use_cores
-from measure import ROUNDS, comparison, rates
+from clozes import LAYOUTS, ROUNDS_OF, SIZES, make_chat, parameters, trajectories, use_cores
+from measure import comparison, rates
 from train_step import packed_rows, unpacked_rows
 from worker import Worker, peers_python
 
@@ -32,7 +32,6 @@ PEERS = ("own_unpacked", "trl")
 ALIKE = 1e-3  # how far first losses may be apart, relative
 TARGETS = {("history", "own_unpacked"): 7.0, ("history", "trl"): 10.0}  # with TARGETED clozes about a window
 TARGETED = 16
-TURNS = {"small": ROUNDS, "tiny": ROUNDS, "mid": 3}  # a step of a peer with the larger model takes most of a minute
 #: Sequences per forward pass of the peers, where they are fastest: of 16, 32 and 128, and of 4 and 16.
 AT_ONCE = {"small": dict.fromkeys(LAYOUTS, 4), "tiny": {"history": 32, "single": 16}, "mid": dict.fromkeys(LAYOUTS, 4)}
 WINDOWS = {"small": 1, "tiny": 8, "mid": 1}  # per update: a step of the smaller one is hardly more than its overhead
@@ -70,7 +69,7 @@ def measure(size: str, layout: str, clozes: int, windows: int, args: argparse.Na
             name, *own = script[peer]
             workers[peer] = stack.enter_context(Worker(python[peer], name, [*own, *arguments], args.cores))
         check_alike(workers)
-        found = rates(workers, args.rounds or TURNS[size], 0.0, warm=False)
+        found = rates(workers, args.rounds or ROUNDS_OF[size], 0.0, warm=False)
     bound, about = sharing_bound(size, layout, clozes, windows)
     what = (
         f"clozes/s of training, {clozes} clozes about 4 frames, {windows} windows an update, {layout} layout, {about}"

@@ -15,6 +15,7 @@ from typing import Literal
 
 import numpy as np
 import torch
+from measure import ROUNDS
 
 from vagen.cloze.build import build
 from vagen.cloze.grammar import NAMED, ClozeError, named, with_history
@@ -64,6 +65,10 @@ SIZES: dict[str, dict[str, int | float]] = {
         "vision_layers": 6,
     },
 }
+
+
+#: How often each way takes its turn, by size of model: a turn of a peer with the largest takes most of a minute.
+ROUNDS_OF = {"small": ROUNDS, "tiny": ROUNDS, "mid": 3}
 
 
 @dataclass(frozen=True)

@@ -18,19 +18,18 @@ import sys
 from collections.abc import Sequence
 from itertools import product
 
-from clozes import LAYOUTS, SIZES, Asked, make_chat, parameters, trajectories, use_cores
-from measure import ROUNDS, comparison, rates
+from clozes import LAYOUTS, ROUNDS_OF, SIZES, Asked, make_chat, parameters, trajectories, use_cores
+from measure import comparison, rates
 
 from vagen.policy.chat import Chat
 from vagen.policy.constrain import Automaton, Constrainer
-from vagen.policy.generate import Asked as Prompted
 from vagen.policy.generate import generate, generate_plain
+from vagen.policy.packing import Asked as Prompted
 
 PACKAGES = ("torch", "transformers")
 TARGETS = {"plain_generate": 5.0}
 ASKED = {"small": (8, 1), "tiny": (32, 2), "mid": (32, 2)}  # clozes about a trajectory, and trajectories
 SAMPLED = {"small": 4, "tiny": 64, "mid": 8}  # of all these, what the peers answer
-TURNS = {"small": ROUNDS, "tiny": ROUNDS, "mid": 3}  # a turn with the larger model takes half a minute
 
 
 def main() -> None:
@@ -50,7 +49,7 @@ def main() -> None:
         chat = make_chat(size)
         for constrained in (False, True):
             for line in measure(
-                chat, layout, asked, args.sample or SAMPLED[size], args.rounds or TURNS[size], constrained
+                chat, layout, asked, args.sample or SAMPLED[size], args.rounds or ROUNDS_OF[size], constrained
             ):
                 print(json.dumps(line), flush=True)
 

@@ -76,19 +76,24 @@ def summary(lines: Sequence[dict]) -> str:
             groups[subject + layout, line["peer"]].append(line)
     rows = [f"| {' | '.join(BRIEFLY)} |", f"|{'---|' * len(BRIEFLY)}"]
     for (subject, peer), some in groups.items():
-        aimed = [line for line in some if line["target"] is not None or line["target_share"] is not None]
-        targets = {target(line, verdict=False) for line in aimed} - {""}
+        targets = {aim(line["target"]) for line in some if line["target"] is not None}
         shares = [line["bound"] for line in some if line["bound"] is not None]
         cells = [subject, peer, str(len(some)), f"**{spread([line['ratio'] for line in some], '×')}**"]
-        cells += [", ".join(sorted(targets)), reached(aimed)]
+        cells += [", ".join(sorted(targets)), reached(some) if any(map(is_aimed, some)) else ""]
         cells += [spread([100 * share for share in shares], " %")]
         rows.append(f"| {' | '.join(cells)} |")
     return "\n".join([*rows, "", measured_on(lines)]) + "\n"
 
 
-def reached(aimed: Sequence[dict]) -> str:
+def reached(lines: Sequence[dict]) -> str:
     """How many of the comparisons with a target reach all of theirs."""
-    return f"{sum(not falls_short(line) for line in aimed)} of {len(aimed)}" if aimed else ""
+    aimed = list(filter(is_aimed, lines))
+    return f"{sum(not falls_short(line) for line in aimed)} of {len(aimed)}"
+
+
+def is_aimed(line: dict) -> bool:
+    """Whether a comparison has a target."""
+    return line.get("target") is not None or line.get("target_share") is not None
 
 
 def spread(values: Sequence[float], unit: str) -> str:
@@ -105,9 +110,7 @@ def table(lines: Sequence[dict]) -> str:
         cells = [line["what"], line["peer"], number(line["ours"]), number(line["theirs"])]
         cells += [f"**{number(line['ratio'])}×**", f"{number(low)} – {number(high)}", target(line), share(line)]
         rows.append(f"| {' | '.join(cells)} |")
-    aimed = [line for line in lines if line.get("target") is not None or line.get("target_share") is not None]
-    short = sum(map(falls_short, aimed))
-    verdict = f"{len(aimed) - short} of {len(aimed)} comparisons with a target reach it."
+    verdict = f"{reached(lines)} comparisons with a target reach it."
     return "\n".join([*rows, "", verdict, "", measured_on(lines)]) + "\n"
 
 
@@ -118,12 +121,15 @@ def measured_on(lines: Sequence[dict]) -> str:
     return f"{'; '.join(machines)}. {', '.join(versions)}."
 
 
-def target(line: dict, verdict: bool = True) -> str:
-    """The ratio that was to be reached and, as the ``verdict``, by how much it was missed."""
+def target(line: dict) -> str:
+    """The ratio that was to be reached, and by how much it was missed."""
     wanted = line.get("target")
-    if wanted is None:
-        return ""
-    return f"≥ {number(wanted)}×{missed(line['ratio'], wanted) if verdict else ''}"
+    return "" if wanted is None else aim(wanted) + missed(line["ratio"], wanted)
+
+
+def aim(wanted: float) -> str:
+    """A ratio that is to be reached."""
+    return f"≥ {number(wanted)}×"
 
 
 def share(line: dict) -> str:

@@ -16,8 +16,8 @@ from transformers import LogitsProcessor, LogitsProcessorList, SuppressTokensLog
 
 from vagen.policy.chat import Chat, Encoded
 from vagen.policy.constrain import Automaton, ConstrainedLogits
+from vagen.policy.packing import Asked as Asked
 from vagen.policy.packing import PackedLoss, collate, distinct_pictures, pack
-from vagen.policy.prefixes import Asked as Asked
 from vagen.policy.prefixes import Writing, common_rows, side_by_side, why_not_shared, write_shared
 
 # What a model's own generation configuration may say and greedy decoding must not do: a penalty for repetition, as in

@@ -131,34 +131,17 @@ class Batch:
 
 
 def pack(samples: Sequence[Encoded]) -> Row:
-    """Merge samples into one row.
-
-    Samples are taken in the order of what they say. Then each shares with all before it what it shares with the one
-    before it, and whatever the next one does not share has no more descendants.
-    """
+    """Merge samples into one row."""
     texts = [_read(sample) for sample in samples]
     contents = contents_of([(text, sample.pictures) for text, sample in zip(texts, samples, strict=True)])
-    order = sorted(range(len(samples)), key=lambda number: contents[number].tobytes())
-    ends = np.zeros(sum(map(len, contents)), dtype=np.int64)
-    columns = [np.zeros(0, dtype=np.int64)] * len(samples)  # where the tokens of each sample stand
-    own = []  # in that order, which sample, and from where on its tokens are new
-    length, last = 0, contents[order[0]][:0]
-    path = columns[0]
-    for number in order:
-        content = contents[number]
-        shared = alike(last, content)
-        ends[path[shared:]] = length
-        path = np.concatenate([path[:shared], np.arange(length, length + len(content) - shared)])
-        columns[number], last, length = path, content, length + len(content) - shared
-        own.append((number, shared))
-    ends[path] = length
+    columns, own, ends = _lay_out(contents)
     content = np.concatenate([contents[number][start:] for number, start in own])
     image_of, pictures = _shown(content, [picture for sample in samples for picture in sample.pictures])
     asked = [columns[n][len(sample.prompt.ids) - 1 :] for n, sample in enumerate(samples)]
     return Row(
         ids=np.concatenate([texts[number].ids[start:] for number, start in own]),
         positions=np.concatenate([texts[number].positions[:, start:] for number, start in own], axis=1),
-        ends=ends[:length],
+        ends=ends,
         pictures=pictures,
         image_of=image_of,
         place=np.concatenate([_places(texts[number].image_of)[start:] for number, start in own]),
@@ -186,11 +169,43 @@ def contents_of(prompts: Sequence[Asked]) -> list[NDArray[Any]]:
     return found
 
 
+def in_order(contents: Sequence[NDArray[Any]]) -> list[int]:
+    """The numbers of contents, sorted: what begins alike stands together, and shares most with its neighbours."""
+    return sorted(range(len(contents)), key=lambda number: contents[number].tobytes())
+
+
 def alike(one: NDArray[Any], other: NDArray[Any]) -> int:
     """How many entries two arrays begin with alike."""
     size = min(len(one), len(other))
     different = np.flatnonzero(one[:size] != other[:size])
     return int(different[0]) if len(different) else size
+
+
+def _lay_out(
+    contents: Sequence[NDArray[Any]],
+) -> tuple[list[NDArray[np.int64]], list[tuple[int, int]], NDArray[np.int64]]:
+    """Where everything stands in a row of contents that share what they begin with alike.
+
+    In their order, each shares with all before it what it shares with the one before it, and whatever the next one
+    does not share has no more descendants.
+
+    Returns:
+        The columns of each content; in the row's order, which content, and from where on it is new; and for each
+        column the first one after it and its descendants.
+    """
+    columns = [np.zeros(0, dtype=np.int64)] * len(contents)
+    own: list[tuple[int, int]] = []
+    ends = np.zeros(sum(map(len, contents)), dtype=np.int64)
+    length, path = 0, columns[0]
+    for number in in_order(contents):
+        shared = alike(contents[own[-1][0]], contents[number]) if own else 0
+        ends[path[shared:]] = length
+        new = np.arange(length, length + len(contents[number]) - shared)
+        path = columns[number] = np.concatenate([path[:shared], new])
+        length += len(new)
+        own.append((number, shared))
+    ends[path] = length
+    return columns, own, ends[:length]
 
 
 def _read(sample: Encoded) -> Prompt:
