@@ -7,9 +7,9 @@ agent, movable boxes) moved on by a pure function, so that a world is only its r
 
 from __future__ import annotations
 
-import random
 from abc import abstractmethod
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from copy import copy
 from dataclasses import dataclass
 from functools import lru_cache
 from operator import index as as_integer
@@ -56,7 +56,7 @@ class EpisodeWorld(World):
         self.id = id
         self.actions = actions
         self.max_steps = max_steps
-        self.observation_space = Box(0, 255, (*frame, 3), np.uint8)
+        self.observation_space = copy(_space(*frame))
         self.action_space = Discrete(len(actions))
 
     @abstractmethod
@@ -198,8 +198,8 @@ class BoardWorld(GridWorld):
         self.atlas = _atlas(tile_size, self.looks)
 
     @abstractmethod
-    def generate(self, rng: random.Random) -> Board:
-        """A random board from which success can be reached and has not been."""
+    def generate(self, layout_seed: int) -> Board:
+        """The random board of a seed, from which success can be reached and has not been; always the same."""
 
     @abstractmethod
     def transition(self, board: Board, action: int) -> tuple[Board, float]:
@@ -266,7 +266,7 @@ class BoardWorld(GridWorld):
         return self.is_success(self.board)
 
     def start(self, layout_seed: int) -> None:
-        self.board = self.generate(random.Random(layout_seed))
+        self.board = self.generate(layout_seed)
         self._steps = 0
 
     def advance(self, action: int) -> float:
@@ -324,6 +324,12 @@ class BoardWorld(GridWorld):
         index[boxes] = self.tiles_of[BOX, codes[boxes]]
         index[agents] = self.tiles_of[AGENT, codes[agents]]
         return self.atlas.render(index.reshape(-1, self.size, self.size))
+
+
+@lru_cache
+def _space(height: int, width: int) -> Box:
+    """What worlds with frames of a size copy: to set up a space takes longer than all else of a world."""
+    return Box(0, 255, (height, width, 3), np.uint8)
 
 
 @lru_cache

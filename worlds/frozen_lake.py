@@ -22,6 +22,7 @@ ACTIONS = ("left", "down", "right", "up")
 ICE, HOLE, GOAL = "_", "O", "G"
 
 _DIRECTIONS = ((-1, 0), (0, 1), (1, 0), (0, -1))  # (dx, dy) by action
+LAKES_KEPT = 1024
 SLIPS = (-1, 0, 1)  # a slip turns the action into one of its neighbours, with equal chances
 
 _RULES = (
@@ -117,11 +118,8 @@ class FrozenLake(BoardWorld):
         self.deterministic = not slippery
         self.rules = _RULES + (_SLIPPERY if slippery else "") + _ENDS
 
-    def generate(self, rng: random.Random) -> Board:
-        while True:
-            board = _random_board(rng, self.size)
-            if board.agent in distances(board.ground, self.size):
-                return board
+    def generate(self, layout_seed: int) -> Board:
+        return _lake(layout_seed, self.size)
 
     def transition(self, board: Board, action: int) -> tuple[Board, float]:
         """The move in the direction of ``action``, without slipping."""
@@ -201,6 +199,16 @@ def neighbours(size: int) -> NDArray[np.intp]:
 
 
 # ------------------------------------------------------------------------------------------------------------ levels
+
+
+@lru_cache(maxsize=LAKES_KEPT)
+def _lake(seed: int, size: int) -> Board:
+    """A random lake whose goal is in reach; kept, for groups of episodes begin in one."""
+    rng = random.Random(seed)
+    while True:
+        board = _random_board(rng, size)
+        if board.agent in distances(board.ground, size):
+            return board
 
 
 def _random_board(rng: random.Random, size: int) -> Board:

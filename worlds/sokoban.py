@@ -22,6 +22,7 @@ STEP_REWARD = -0.1
 BOX_REWARD = 1.0
 SUCCESS_REWARD = 10.0
 
+LEVELS_KEPT = 1024
 WANDERING = 40  # longest way back from a solved board when a level is made, in steps per cell of a side and box
 
 _RULES = (
@@ -120,17 +121,14 @@ class Sokoban(BoardWorld):
         super().__init__(id, size=size, tile_size=tile_size, actions=ACTIONS, max_steps=max_steps)
         self.boxes = boxes
 
-    def generate(self, rng: random.Random) -> Board:
-        while True:
-            board = _pull_boxes(rng, _random_ground(rng, self.size, self.boxes), self.size)
-            if not self.is_success(board):
-                return board
+    def generate(self, layout_seed: int) -> Board:
+        return _level(layout_seed, self.size, self.boxes)
 
     def transition(self, board: Board, action: int) -> tuple[Board, float]:
         return push(board, action, self.size)
 
     def is_success(self, board: Board) -> bool:
-        return all(board.ground[cell] == TARGET for cell in board.boxes)
+        return _is_solved(board)
 
     def is_possible(self, board: Board) -> bool:
         """All within the outer wall, and nothing in a wall or in another's place."""
@@ -171,6 +169,20 @@ def offsets(size: int) -> tuple[int, int, int, int]:
 
 
 # ------------------------------------------------------------------------------------------------------------ levels
+
+
+@lru_cache(maxsize=LEVELS_KEPT)
+def _level(seed: int, size: int, boxes: int) -> Board:
+    """A random level; kept, for groups of episodes begin in one."""
+    rng = random.Random(seed)
+    while True:
+        board = _pull_boxes(rng, _random_ground(rng, size, boxes), size)
+        if not _is_solved(board):
+            return board
+
+
+def _is_solved(board: Board) -> bool:
+    return all(board.ground[cell] == TARGET for cell in board.boxes)
 
 
 def _random_ground(rng: random.Random, size: int, boxes: int) -> str:

@@ -66,6 +66,7 @@ def settings(args: argparse.Namespace) -> tuple[Config, Rl]:
     config = Config.model_validate(
         {
             "optimizer": {"lr": LEARNING_RATE, "schedule": "constant", "warmup_steps": 0},
+            "train": {"micro_rows": args.groups},
             "rl": {"rollouts": rollouts, "policy": {"old": "own"}, "diagnostics": {"every": 0}},
         }
     )

@@ -1,7 +1,7 @@
 """Our training step, for ``cloze_train.py``: run as a process of its own by :mod:`worker`.
 
-A step draws the frames, writes the prompts, packs, and goes forward, backward and on; nothing is kept from one step to
-the next but the model and the optimizer.
+A step draws the frames, writes the prompts, packs, and goes forward, backward and on. Nothing is kept from one step to
+the next but the model, the optimizer, and what prompts begin with and answers are, which repeat in any training.
 """
 
 from __future__ import annotations
@@ -73,7 +73,7 @@ class Stepper:
     """A model that trains on clozes, packed or one to a sequence."""
 
     def __init__(self, chat: Chat, way: str, at_once: int):
-        self._policy = chat.policy
+        self._chat = chat
         self._rows = packed_rows if way == "packed" else unpacked_rows
         self._at_once = ROWS if way == "packed" else at_once
         self._module = PackedLoss(chat.policy.model.train())
@@ -92,7 +92,7 @@ class Stepper:
             losses = self._module(batch)
             losses.sum().backward()
             targets += len(losses)
-        parameters = [p for p in self._policy.model.parameters() if p.grad is not None]
+        parameters = [p for p in self._chat.policy.model.parameters() if p.grad is not None]
         for parameter in parameters:
             assert parameter.grad is not None
             parameter.grad /= targets
@@ -102,13 +102,14 @@ class Stepper:
         return sum(map(len, asked))
 
     def _batches(self, asked: Sequence[Sequence[Sample]]) -> Iterator[Batch]:
-        chat = Chat(self._policy)  # new: it remembers no prompts
+        chat, policy = self._chat, self._chat.policy
+        chat.forget()
         rows = self._rows(chat, asked)
         for start in range(0, len(rows), self._at_once):
             some = rows[start : start + self._at_once]
             ones, cells = [np.ones(len(row.targets)) for row in some], [row.sample for row in some]
             batch = collate(some, ones, cells, chat.image_tensors(distinct_pictures(some)), 0)
-            yield batch.to(self._policy.device, self._policy.model.dtype)
+            yield batch.to(policy.device, policy.model.dtype)
 
 
 if __name__ == "__main__":

@@ -34,8 +34,8 @@ class Meadow(BoardWorld):
     def __init__(self, id):
         super().__init__(id, size=12, tile_size=8, actions=("left", "right"), max_steps=200)
 
-    def generate(self, rng: random.Random):
-        flower, agent = rng.sample(range(144), 2)
+    def generate(self, layout_seed):
+        flower, agent = random.Random(layout_seed).sample(range(144), 2)
         return Board("_" * flower + "f" + "_" * (143 - flower), agent)
 
     def transition(self, board, action):

@@ -100,6 +100,10 @@ class Chat:
             self._prompts, key, lambda: self._make_prompt(self._render(self.messages(sample)), pictures), PROMPTS_KEPT
         )
 
+    def forget(self) -> None:
+        """Forget the prompts of samples, so that those that repeat in a measurement are read again."""
+        self._prompts.clear()
+
     def ask(self, question: str, pictures: Sequence[Picture]) -> Prompt:
         """The tokens of a conversation that shows images of any sizes and asks a free question about them.
 

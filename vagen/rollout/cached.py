@@ -195,7 +195,10 @@ class CachedEngine:
         wanted = lane.keys[:-1]
         own = common_start(lane.known, wanted)
         if not own:
-            others = {other: common_start(theirs.known, wanted) for other, theirs in enumerate(self._rows)}
+            begun = [other for other, theirs in enumerate(self._rows) if len(theirs.known)]
+            if not begun:
+                return 0
+            others = {other: common_start(self._rows[other].known, wanted) for other in begun}
             source = max(others, key=lambda other: others[other])
             own = others[source]
             self._memory.copy(source, row, 0, own)

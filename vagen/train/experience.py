@@ -297,8 +297,12 @@ def in_order(of_episode: dict[int, Floats], lengths: dict[int, NDArray[np.int64]
         of_episode: (T,) by the number of the episode.
         lengths: (turns,) by the same.
     """
-    parts = {number: np.split(of_episode[number], np.cumsum(lengths[number])[:-1]) for number, _ in micro.turns}
-    return torch.from_numpy(np.concatenate([parts[number][turn] for number, turn in micro.turns]))
+    ends = {number: np.cumsum(lengths[number]) for number, _ in micro.turns}
+    turns = (
+        of_episode[number][ends[number][turn] - lengths[number][turn] : ends[number][turn]]
+        for number, turn in micro.turns
+    )
+    return torch.from_numpy(np.concatenate(list(turns)))
 
 
 # ------------------------------------------------------------------------------------------------------------- targets
