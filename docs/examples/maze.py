@@ -26,7 +26,8 @@ class Maze(BoardWorld):
     def __init__(self, id: str, size: int = 6, tile_size: int = 8) -> None:
         super().__init__(id, size=size, tile_size=tile_size, actions=("up", "down", "left", "right"), max_steps=60)
 
-    def generate(self, rng: random.Random) -> Board:
+    def generate(self, layout_seed: int) -> Board:
+        rng = random.Random(layout_seed)
         while True:
             agent, flag, *walls = rng.sample(range(self.size**2), 2 + self.size)
             cells = {flag: "F", **dict.fromkeys(walls, "#")}

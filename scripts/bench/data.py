@@ -33,7 +33,7 @@ from webdataset.writer import ShardWriter
 
 import worlds
 from vagen.config import Collect
-from vagen.data.frames import encode_frame, frames_of
+from vagen.data.frames import encode_frame, frames_of, frames_of_each
 from vagen.data.shards import read_trajectories
 from vagen.rollout.collect import collect
 
@@ -64,7 +64,7 @@ def measure(world: str, episodes: int, rounds: int) -> Iterator[dict]:
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
         [shards] = collect(Collect(worlds=(world,), episodes=episodes, max_steps=10, shard_size=100), folder, 0)
-        readers: dict[str, Reader] = {"ours": lambda: map(frames_of, read_trajectories(shards))}
+        readers: dict[str, Reader] = {"ours": lambda: frames_of_each(read_trajectories(shards))}
         readers["webdataset, PNG"] = write_webdataset(shards, folder / "webdataset-png", "png", encode_png)
         readers["webdataset, WebP"] = write_webdataset(shards, folder / "webdataset-webp", "webp", encode_frame)
         if find_spec("datasets"):

@@ -16,7 +16,7 @@ import worlds.core
 from vagen.cloze.sample import simulator
 from vagen.config import Collect
 from vagen.data.audit import check, stats
-from vagen.data.frames import decode_frame, encode_frame, frames_of
+from vagen.data.frames import decode_frame, encode_frame, frames_of, frames_of_each
 from vagen.data.places import place_of, places
 from vagen.data.shards import DataError, read_manifest, read_trajectories, write_shards
 from vagen.rollout.agents import RandomAgent
@@ -115,6 +115,16 @@ def pole(monkeypatch):
 @pytest.fixture
 def episodes(pole) -> list:
     return list(play(pole, RandomAgent(), range(6), "train", 9))
+
+
+def test_frames_of_many_trajectories_are_those_of_each(episodes):
+    drawn = [
+        one for world in ("sokoban-6x6", "frozenlake-4x4") for one in play(world, RandomAgent(), range(9), "train", 5)
+    ]
+    mixed = [*drawn[:12], *episodes, *drawn[12:]]
+    found = list(frames_of_each(iter(mixed)))
+    assert len(found) == len(mixed)
+    assert all(np.array_equal(mine, frames_of(one)) for mine, one in zip(found, mixed, strict=True))
 
 
 def test_frames_are_stored_where_a_world_cannot_draw_again(pole, episodes, tmp_path):

@@ -59,11 +59,11 @@ With frames, checked against the hashes, and as cloze tests:
 ```python
 from pathlib import Path
 
-from vagen.data.frames import frames_of
+from vagen.data.frames import frames_of_each
 from vagen.data.shards import read_trajectories
 
-for episode in read_trajectories(Path(".")):
-    print(frames_of(episode).shape)  # (T + 1, H, W, 3)
+for frames in frames_of_each(read_trajectories(Path("."))):
+    print(frames.shape)  # (T + 1, H, W, 3)
 ```
 
 ```bash

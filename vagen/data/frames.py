@@ -6,8 +6,9 @@ Most worlds need none of this: they draw a frame from its snapshot, faster than 
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from io import BytesIO
+from itertools import groupby, islice
 
 import numpy as np
 from numpy.typing import NDArray
@@ -16,6 +17,8 @@ from PIL import Image, UnidentifiedImageError
 from vagen.cloze.sample import Sample, simulator
 from vagen.mdp import Trajectory
 from worlds import Frame, Snapshot
+
+DRAWN_TOGETHER = 8  # trajectories: more no longer fit into the processor's caches
 
 
 class FrameError(ValueError):
@@ -55,6 +58,20 @@ def frames_of(trajectory: Trajectory) -> NDArray[np.uint8]:
     stored = np.stack([decode_frame(data) for data in trajectory.frames])
     rest = trajectory.snapshots[len(stored) :]
     return np.concatenate([stored, world.render_states(rest)]) if rest else stored
+
+
+def frames_of_each(trajectories: Iterable[Trajectory]) -> Iterator[NDArray[np.uint8]]:
+    """:func:`frames_of` each trajectory, drawn for some of them in one go, which takes less time for small frames."""
+    for world, theirs in groupby(trajectories, key=lambda trajectory: trajectory.world):
+        while some := list(islice(theirs, DRAWN_TOGETHER)):
+            if any(trajectory.frames for trajectory in some):
+                yield from map(frames_of, some)
+                continue
+            drawn = simulator(world).render_states([state for trajectory in some for state in trajectory.snapshots])
+            end = 0
+            for trajectory in some:
+                start, end = end, end + len(trajectory.snapshots)
+                yield drawn[start:end]
 
 
 def draw_images(world: str, samples: Iterable[Sample]) -> dict[int, Frame]:
