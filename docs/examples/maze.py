@@ -37,9 +37,8 @@ class Maze(BoardWorld):
 
     def transition(self, board: Board, action: int) -> tuple[Board, float]:
         x, y = board.agent % self.size + MOVES[action][0], board.agent // self.size + MOVES[action][1]
-        to = y * self.size + x
-        blocked = not (0 <= x < self.size and 0 <= y < self.size) or board.ground[to] == "#"
-        after = board if blocked else board._replace(agent=to)
+        blocked = not (0 <= x < self.size and 0 <= y < self.size) or board.ground[y * self.size + x] == "#"
+        after = board if blocked else board._replace(agent=y * self.size + x)
         return after, float(self.is_success(after))
 
     def is_success(self, board: Board) -> bool:
