@@ -128,6 +128,7 @@ def test_a_critic_on_the_policys_states_leaves_them_alone_while_it_warms_up(rein
     changes = {
         "advantage": {"estimator": "gae"},
         "critic": {"kind": "head", "warmup": 1},
+        "auxiliary": {"weight": 0.5, "rows": 2},
         "policy": {"epochs": 2},  # the head begins at 0: from the second update on its gradient reaches the states
         "rewards": {"format": 0.1},
         **WRITES,

@@ -416,7 +416,9 @@ class Learner:
             for place in generator.permutation(len(chunks)).tolist():
                 parts = [_Part("policy", micro.batch, micro) for micro in plans[place]]
                 update = (step * self.rl.policy.epochs + epoch) * self.rl.policy.minibatches + place
-                parts = self._evened(parts + self._auxiliary(step, update, episodes, values["success"]))
+                if learning:
+                    parts += self._auxiliary(step, update, episodes, values["success"])
+                parts = self._evened(parts)
                 tokens = {
                     number: self._tokens(part.micro, of_number, wanted, scale)
                     for number, part in enumerate(parts)
