@@ -59,10 +59,11 @@ def test_each_row_holds_what_was_written_to_it(passes):
 def test_rows_are_copied_moved_and_chosen(order, chosen, data):
     memory, plain = Memory(ROWS), Plain()
     forward(memory, plain, list(range(ROWS)), [0] * ROWS, 8)
-    source, target = data.draw(st.permutations(range(ROWS)))[:2]
-    memory.copy(source, target, 2, 5)
+    source, *targets = data.draw(st.permutations(range(ROWS)))[: data.draw(st.integers(2, ROWS))]
+    memory.copy(source, targets, 2, 5)
     for kept in plain.kept:
-        kept[target][2:5] = kept[source][2:5]
+        for target in targets:
+            kept[target][2:5] = kept[source][2:5]
     memory.reorder(order)
     plain.kept = [[kept[row] for row in order] for kept in plain.kept]
     forward(memory, plain, [1, 0], [8, 8], 1)

@@ -43,10 +43,10 @@ class Memory(Cache):
         """Keep (B, H, L, D) new keys and values; returns those of the rows, (B, H, columns, D)."""
         return self._put(2 * layer_idx, key_states), self._put(2 * layer_idx + 1, value_states)
 
-    def copy(self, source: int, target: int, begin: int, end: int) -> None:
-        """Give a row the columns from ``begin`` to ``end`` of another."""
+    def copy(self, source: int, targets: Sequence[int], begin: int, end: int) -> None:
+        """Give rows the columns from ``begin`` to ``end`` of another."""
         for kept in self._kept:
-            kept[target, :, begin:end] = kept[source, :, begin:end]
+            kept[list(targets), :, begin:end] = kept[source, :, begin:end]
 
     def reorder(self, order: Sequence[int]) -> None:
         """Let row i be what row ``order[i]`` was."""

@@ -173,8 +173,9 @@ class CachedEngine:
         self.tokens_read += sum(len(piece.ids) for piece in pieces)
         for first, *others in alike:
             keys = self._rows[first].keys
-            for row in others:
-                self._memory.copy(first, row, common_start(self._rows[row].known, keys), len(keys))
+            if others:
+                begin = min(common_start(self._rows[row].known, keys) for row in others)
+                self._memory.copy(first, others, begin, len(keys))
         every = [(place, row) for place, some in enumerate(alike) for row in some]
         for _, row in every:
             lane, prompt = self._rows[row], self._request(row).prompt
@@ -201,7 +202,7 @@ class CachedEngine:
             others = {other: common_start(self._rows[other].known, wanted) for other in begun}
             source = max(others, key=lambda other: others[other])
             own = others[source]
-            self._memory.copy(source, row, 0, own)
+            self._memory.copy(source, [row], 0, own)
         return own
 
     # ------------------------------------------------------------------------------------------------------- writing
