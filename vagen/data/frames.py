@@ -6,9 +6,10 @@ Most worlds need none of this: they draw a frame from its snapshot, faster than 
 from __future__ import annotations
 
 import hashlib
+import math
 from collections.abc import Iterable, Iterator, Sequence
 from io import BytesIO
-from itertools import groupby, islice
+from itertools import groupby
 
 import numpy as np
 from numpy.typing import NDArray
@@ -18,7 +19,7 @@ from vagen.cloze.sample import Sample, simulator
 from vagen.mdp import Trajectory
 from worlds import Frame, Snapshot
 
-DRAWN_TOGETHER = 8  # trajectories: more no longer fit into the processor's caches
+DRAWN_TOGETHER = 1 << 20  # bytes of frames: more no longer fit into the processor's caches
 
 
 class FrameError(ValueError):
@@ -63,7 +64,7 @@ def frames_of(trajectory: Trajectory) -> NDArray[np.uint8]:
 def frames_of_each(trajectories: Iterable[Trajectory]) -> Iterator[NDArray[np.uint8]]:
     """:func:`frames_of` each trajectory, drawn for some of them in one go, which takes less time for small frames."""
     for world, theirs in groupby(trajectories, key=lambda trajectory: trajectory.world):
-        while some := list(islice(theirs, DRAWN_TOGETHER)):
+        for some in _filled(theirs, DRAWN_TOGETHER // math.prod(simulator(world).observation_space.shape or ())):
             if any(trajectory.frames for trajectory in some):
                 yield from map(frames_of, some)
                 continue
@@ -72,6 +73,20 @@ def frames_of_each(trajectories: Iterable[Trajectory]) -> Iterator[NDArray[np.ui
             for trajectory in some:
                 start, end = end, end + len(trajectory.snapshots)
                 yield drawn[start:end]
+
+
+def _filled(trajectories: Iterable[Trajectory], frames: int) -> Iterator[list[Trajectory]]:
+    """As many trajectories as have at most so many frames together, or one."""
+    some: list[Trajectory] = []
+    count = 0
+    for trajectory in trajectories:
+        if some and count + len(trajectory.snapshots) > frames:
+            yield some
+            some, count = [], 0
+        some.append(trajectory)
+        count += len(trajectory.snapshots)
+    if some:
+        yield some
 
 
 def draw_images(world: str, samples: Iterable[Sample]) -> dict[int, Frame]:
