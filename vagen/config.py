@@ -450,6 +450,11 @@ class Rewards(Section):
     """
 
     task: float = Field(default=1.0, gt=0, description="times what the world pays")
+    answers: Literal["exact", "reciprocal"] = Field(
+        default="exact",
+        description="who pays for answers to clozes: the simulator; or the policy itself, by the log-probability per "
+        "token of the opposite cloze (SWIRL)",
+    )
     format: float = Field(default=0.0, ge=0, description="for each response of the right form")
     state_estimation: float = Field(
         default=0.0,
@@ -653,6 +658,10 @@ class Rl(Section):
             raise ValueError(f"source={self.source} needs rollouts.worlds: name some; `vagen worlds` lists them")
         if self.source == "questions" and self.rollouts.worlds:
             raise ValueError("source=questions plays no worlds: leave rollouts.worlds out")
+        if self.rewards.answers == "reciprocal" and self.source != "clozes":
+            raise ValueError(
+                f"rewards.answers=reciprocal pays for clozes, and source={self.source}: set source=clozes"
+            )
         return self
 
 

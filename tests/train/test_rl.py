@@ -15,15 +15,26 @@ import torch
 import yaml
 from safetensors.torch import load_file
 
+from vagen.cloze.build import build
+from vagen.cloze.grammar import named
+from vagen.cloze.opposite import opposite
+from vagen.cloze.sample import window_at
 from vagen.cloze.scoring import score
 from vagen.config import Config, ConfigError
+from vagen.policy.batches import draw
+from vagen.policy.chat import Chat
+from vagen.policy.policy import create
 from vagen.rl.filters import NothingToLearnError
+from vagen.rollout.agents import RandomAgent
+from vagen.rollout.episodes import play
 from vagen.train import playing
 from vagen.train import rl as loop
+from vagen.train.answering import opposite_likelihoods
 from vagen.train.checkpoints import Best
 from vagen.train.engine import Engine
 from vagen.train.playing import COLLECTED, Played, Pool, success_metrics
 from vagen.train.rl import Learner
+from vagen.train.run import cloze_format
 from worlds import WorldError
 from worlds.frozen_lake import FrozenLake
 
@@ -211,6 +222,50 @@ def test_clozes_themselves_are_rewarded_by_their_score(reinforce):
     last = records(run)[-1]
     assert last["reward/task"] == last["success"] > 0
     assert last["rollout/turns"] == 1
+
+
+def test_forward_and_inverse_models_reward_each_other(reinforce):
+    """As in SWIRL: paid by log-probabilities, measured exactly."""
+    run = reinforce(
+        rl={
+            "source": "clozes",
+            "rollouts": {"tokens": 60},
+            "rewards": {"answers": "reciprocal"},
+            "warmup": {"steps": 40, "clozes": 1, "responses": 0, "episodes": 30, "rows": 8},
+        },
+        clozes={"explain": False, "weights": {"forward_dynamics": 1.0, "o0 s1 -> a0": 1.0}},
+        train={"steps": 2},
+    )
+    first, second = records(run)[40:]
+    assert all(one["reward/task"] < 0 <= one["success"] for one in (first, second))
+    assert "grad_norm" in first
+    assert "grad_norm" in second
+
+
+def test_an_answer_is_paid_by_what_its_opposite_says(rl_values, tmp_path):
+    """Against the model's own forward pass over the opposite cloze; nonsense earns what a blind guess would."""
+    config = Config.model_validate(rl_values(tmp_path))
+    names = ("forward_dynamics", "inverse_dynamics", "o0 s1 -> a0")
+    chat = Chat(create(config.model, cloze_format(config, ["sokoban-5x5"], names), 3))
+    [episode] = play("sokoban-5x5", RandomAgent(), [4], "train", 3)
+    window = window_at(episode, 0, 1)
+    forward, inverse = (build(name, named(name), window, "grid") for name in names[:2])
+    answers = [(forward, forward.answer), *((inverse, name) for name in forward.world.actions)]
+    *found, again, guess = opposite_likelihoods(chat, [*answers, answers[0], (inverse, "nonsense")])
+    assert again == found[0]
+    assert guess == -np.log(len(chat.tokenizer))
+    alone = []
+    for sample, text in answers:
+        back = opposite(sample, text)
+        [[picture]] = draw([back])
+        prompt, tokens = chat.prompt(back, [picture]), chat.answer_tokens(back.answer)
+        ids = torch.from_numpy(np.concatenate([prompt.ids, tokens]))[None]
+        with torch.no_grad():
+            logits = chat.policy.model.eval()(input_ids=ids, **chat.image_tensors([picture])).logits[0]
+        log_probs = logits[-len(tokens) - 1 : -1].double().log_softmax(-1)
+        alone.append(float(log_probs[torch.arange(len(tokens)), torch.from_numpy(tokens)].mean()))
+    assert found == pytest.approx(np.maximum(alone, guess), abs=1e-5)
+    assert max(alone) > guess > min(alone)
 
 
 def test_the_order_of_spa_is_one_configuration(reinforce):
@@ -403,6 +458,14 @@ def test_groups_that_differ_in_form_alone_are_phantoms(rl_values, tmp_path):
         ({"rl": {"policy": {"old": "own"}, "divergence": {"weight": 0.1}}}, "set rl.policy.old=measured"),
         ({"rl": {"policy": {"old": "own"}, "advantage": {"estimator": "gae"}}}, "set rl.policy.old=measured"),
         ({"rl": {"auxiliary": {"weight": 1}}, "clozes": {"weights": {"o0 o1 -> a0?5": 1}}}, "fewer than the options"),
+        ({"rl": {"rewards": {"answers": "reciprocal"}}}, "set source=clozes"),
+        (
+            {
+                "rl": {"source": "clozes", "rewards": {"answers": "reciprocal"}},
+                "clozes": {"weights": {"state_estimation": 1}},
+            },
+            "has no opposite",
+        ),
     ],
 )
 def test_what_cannot_work_is_refused_before_anything_starts(reinforce, tmp_path, changes, message):

@@ -1,18 +1,22 @@
 """What reinforcement without episodes plays: answers to clozes or to questions about images, as episodes of one turn.
 
 An answer earns what exact scoring says of it: clozes by the simulator, questions by their truth, in form, letter and
-cognitive map. All is a function of the configuration, the step and the policy, as in :mod:`vagen.train.playing`.
+cognitive map. Clozes about transitions may be paid by the policy itself instead: a state by how likely the policy
+finds the action that led there, an action by how likely it finds what followed. All is a function of the configuration, the step and the policy, as in :mod:`vagen.train.playing`.
 """
 
 from __future__ import annotations
 
 import json
+import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
+from functools import partial
 from typing import TypeVar
 
 import numpy as np
 
+from vagen.cloze.opposite import opposite
 from vagen.cloze.sample import Sample
 from vagen.cloze.scoring import score
 from vagen.config import Config, ConfigError, Rl
@@ -25,6 +29,7 @@ from vagen.mindcube.prompts import TASKS, Task
 from vagen.policy.batches import encode_all
 from vagen.policy.chat import Chat
 from vagen.policy.generate import generate
+from vagen.policy.likelihood import log_probabilities
 from vagen.rl.rewards import RewardWeights, TurnReward, answer_reward
 from vagen.rollout.engine import respond
 from vagen.rollout.responses import Response
@@ -59,7 +64,8 @@ def play_clozes(
         group: _one_of(pool.group(step, group, progress).samples, config.seed, step, group)
         for group in range(rank, rl.rollouts.groups, ranks)
     }
-    return _answered(chat, config, rl, step, asked, _cloze_verdict)
+    judge = _by_opposites if rl.rewards.answers == "reciprocal" else _by_simulator
+    return _answered(chat, config, rl, step, asked, partial(judge, chat, reward_weights(rl)))
 
 
 def play_questions(
@@ -71,7 +77,7 @@ def play_questions(
         group: _one_of(stream.group(step * settings.groups + group).samples, config.seed, step, group)
         for group in range(rank, settings.groups, ranks)
     }
-    return _answered(chat, config, rl, step, asked, _question_verdict)
+    return _answered(chat, config, rl, step, asked, partial(_by_truth, reward_weights(rl)))
 
 
 def right_answers(chat: Chat, rl: Rl, examples: Sequence[Example]) -> tuple[int, int]:
@@ -150,16 +156,50 @@ def _one_of(samples: Sequence[T], *seed: int) -> T:
     return samples[int(np.random.default_rng([*seed, 6]).integers(len(samples)))]
 
 
-def _cloze_verdict(sample: Sample, text: str, weights: RewardWeights) -> Verdict:
+def _by_simulator(chat: Chat, weights: RewardWeights, answers: Sequence[tuple[Sample, str]]) -> list[Verdict]:
+    """What answers to clozes came to, paid by whether they are right."""
+    return [_scored(sample, text, weights) for sample, text in answers]
+
+
+def _by_opposites(chat: Chat, weights: RewardWeights, answers: Sequence[tuple[Sample, str]]) -> list[Verdict]:
+    """The same, paid by the policy itself (SWIRL): forward and inverse models reward each other."""
+    paid = (weights.task * likely for likely in opposite_likelihoods(chat, answers))
+    verdicts = _by_simulator(chat, weights, answers)
+    return [replace(v, earned=replace(v.earned, task=task)) for v, task in zip(verdicts, paid, strict=True)]
+
+
+def opposite_likelihoods(chat: Chat, answers: Sequence[tuple[Sample, str]]) -> list[float]:
+    """The mean log-probability per token, in nats, of the answer to the opposite of each cloze.
+
+    That of an answer which cannot be read, or says what cannot be, is that of a blind guess among all tokens; no
+    other is less.
+    """
+    opposites = {(id(sample), text): opposite(sample, text) for sample, text in answers}
+    asked = {key: sample for key, sample in opposites.items() if sample is not None}
+    prompts = [(one.prompt, one.pictures) for one in encode_all(chat, list(asked.values()))]
+    sums = log_probabilities(chat, prompts, [[sample.answer] for sample in asked.values()])
+    guess = -math.log(len(chat.tokenizer))
+    found = dict.fromkeys(opposites, guess)
+    for (key, sample), (total,) in zip(asked.items(), sums, strict=True):
+        found[key] = max(guess, float(total) / len(chat.answer_tokens(sample.answer)))
+    return [found[id(sample), text] for sample, text in answers]
+
+
+def _scored(sample: Sample, text: str, weights: RewardWeights) -> Verdict:
     found = score(sample, text)
     window = replace(sample.window, success=found.correct, terminated=True, truncated=False)
     return Verdict(window, found.parsed, answer_reward(found.parsed, found.correct, None, weights))
 
 
-def _question_verdict(example: Example, text: str, weights: RewardWeights) -> Verdict:
-    found = judged(example, text)
-    scene = Trajectory(SOURCE, "train", 0, "policy", (), (), (), terminated=True, success=found.correct)
-    return Verdict(scene, found.formed, answer_reward(found.formed, found.correct, found.map, weights))
+def _by_truth(weights: RewardWeights, answers: Sequence[tuple[Example, str]]) -> list[Verdict]:
+    """What answers to questions came to."""
+    verdicts = []
+    for example, text in answers:
+        found = judged(example, text)
+        scene = Trajectory(SOURCE, "train", 0, "policy", (), (), (), terminated=True, success=found.correct)
+        earned = answer_reward(found.formed, found.correct, found.map, weights)
+        verdicts.append(Verdict(scene, found.formed, earned))
+    return verdicts
 
 
 def _answered(
@@ -168,10 +208,10 @@ def _answered(
     rl: Rl,
     step: int,
     asked: Mapping[int, T],
-    verdict: Callable[[T, str, RewardWeights], Verdict],
+    judge: Callable[[Sequence[tuple[T, str]]], list[Verdict]],
 ) -> list[Episode]:
     """The members of each group: sampled answers to what it is asked, by the number of the group."""
-    settings, weights = rl.rollouts, reward_weights(rl)
+    settings = rl.rollouts
     encoded = dict(zip(asked, encode_all(chat, list(asked.values())), strict=True))
     numbers = [group * settings.members + member for group in asked for member in range(settings.members)]
     of_number = [encoded[number // settings.members] for number in numbers]
@@ -179,11 +219,13 @@ def _answered(
     generators = [np.random.default_rng([config.seed, step, number, 7]) for number in numbers]
     sampling = Sampling(settings.temperature, max_tokens=settings.tokens)
     answers = respond(sampler(chat, rl, len(prompts)), prompts, generators, sampling)
+    texts = [chat.decode(sampled.tokens.tolist()) for sampled in answers]
+    verdicts = judge([(asked[number // settings.members], text) for number, text in zip(numbers, texts, strict=True)])
     episodes = []
-    for number, (prompt, pictures), sampled in zip(numbers, prompts, answers, strict=True):
+    for number, (prompt, pictures), sampled, text, found in zip(
+        numbers, prompts, answers, texts, verdicts, strict=True
+    ):
         group = number // settings.members
-        text = chat.decode(sampled.tokens.tolist())
-        found = verdict(asked[group], text, weights)
         parsed, paid = Response(text) if found.formed else None, found.earned.task
         turn = Turn(prompt, pictures, sampled.tokens, sampled.log_probs, text, parsed, (), 0, paid, sampled.cut)
         episodes.append(Episode(number, group, Rollout(found.about, group, (turn,)), (found.earned,)))

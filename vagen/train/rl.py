@@ -25,6 +25,7 @@ from pydantic import TypeAdapter
 
 from vagen.cloze.build import check_answerable
 from vagen.cloze.grammar import Pattern, named
+from vagen.cloze.opposite import opposite_pattern
 from vagen.cloze.sample import simulator
 from vagen.config import Config, ConfigError, Rl
 from vagen.data.examples import SOURCE, read_image
@@ -138,6 +139,8 @@ def prepare(config: Config, start: Start) -> tuple[Rl, Exam | None]:
         for name, pattern in _patterns(config).items():
             for world in worlds:
                 check_answerable(name, pattern, world)
+            if rl.rewards.answers == "reciprocal":
+                opposite_pattern(pattern)
     if config.model.path is not None:
         check_path(config.model.path)
     else:
