@@ -2,7 +2,8 @@
 
 An answer earns what exact scoring says of it: clozes by the simulator, questions by their truth, in form, letter and
 cognitive map. Clozes about transitions may be paid by the policy itself instead: a state by how likely the policy
-finds the action that led there, an action by how likely it finds what followed. All is a function of the configuration, the step and the policy, as in :mod:`vagen.train.playing`.
+finds the action that led there, an action by how likely it finds what followed. All is a function of the
+configuration, the step and the policy, as in :mod:`vagen.train.playing`.
 """
 
 from __future__ import annotations
