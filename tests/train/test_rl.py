@@ -257,6 +257,7 @@ def test_an_answer_is_paid_by_what_its_opposite_says(rl_values, tmp_path):
     alone = []
     for sample, text in answers:
         back = opposite(sample, text)
+        assert back is not None
         [[picture]] = draw([back])
         prompt, tokens = chat.prompt(back, [picture]), chat.answer_tokens(back.answer)
         ids = torch.from_numpy(np.concatenate([prompt.ids, tokens]))[None]
