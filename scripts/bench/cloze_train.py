@@ -81,7 +81,7 @@ def measure(size: str, layout: str, clozes: int, windows: int, args: argparse.Na
             found["ours"],
             found[peer],
             ("torch", "transformers"),
-            bound,
+            bound if peer == "own_unpacked" else None,  # TRL differs in more than sharing
             workers[peer].about.get("versions", {}),
             target=TARGETS.get((layout, peer)) if clozes == TARGETED else None,
             share=SHARE if clozes == TARGETED and peer == "own_unpacked" else None,

@@ -23,7 +23,7 @@ import matplotlib.pyplot as plt
 from matplotlib.axes import Axes
 
 COLUMNS = ("what", "peer", "ours", "theirs", "ratio", "spread", "target", "share of the bound")
-BRIEFLY = ("what", "peer", "settings", "ratios", "target", "reached", "shares of the bound")
+BRIEFLY = ("what", "compared with", "comparisons", "times as fast", "asked for", "reached", "share of the bound")
 
 #: Which benchmarks are summed up, as they are named in ``all.sh``, and what they measure.
 SUBJECTS = {
@@ -35,6 +35,18 @@ SUBJECTS = {
     "vector": "stepping and drawing many boards",
     "data": "reading trajectories with their frames",
     "gpu_step": "a step of a 3B model on a GPU",
+}
+
+#: Peers in words; others are named as they are.
+PEERS = {
+    "own_unpacked": "our own loop, one sequence per cloze",
+    "trl": "TRL",
+    "plain_generate": "`generate`, one at a time",
+    "plain_generate_batched": "`generate`, all in one padded batch",
+    "minigrid": "MiniGrid's renderer",
+    "gym_sokoban": "gym-sokoban's renderer",
+    "pasting": "pasting tiles",
+    "memory_copy": "copying memory",
 }
 
 
@@ -78,7 +90,7 @@ def summary(lines: Sequence[dict]) -> str:
     for (subject, peer), some in groups.items():
         targets = {aim(line["target"]) for line in some if line["target"] is not None}
         shares = [line["bound"] for line in some if line["bound"] is not None]
-        cells = [subject, peer, str(len(some)), f"**{spread([line['ratio'] for line in some], '×')}**"]
+        cells = [subject, PEERS.get(peer, peer), str(len(some)), f"**{spread([line['ratio'] for line in some], '×')}**"]
         cells += [", ".join(sorted(targets)), reached(some) if any(map(is_aimed, some)) else ""]
         cells += [spread([100 * share for share in shares], " %")]
         rows.append(f"| {' | '.join(cells)} |")
@@ -141,7 +153,7 @@ def share(line: dict) -> str:
 
 
 def missed(reached: float, wanted: float) -> str:
-    return "" if reached >= wanted else f", **short by {1 - reached / wanted:.0%}**"
+    return "" if reached >= wanted else f", **short by {1 - reached / wanted:.1%}**"
 
 
 def falls_short(line: dict) -> bool:

@@ -305,8 +305,8 @@ def test_the_table_has_a_row_for_each_comparison(bench, tmp_path):
     rows = module.table(lines).splitlines()
     assert rows[2] == "| w | p | 1,234 | 0.125 | **9.87×** | 9.1 – 10.2 |  |  |"
     assert rows[3].endswith("| ≥ 9× | 91% (≥ 80%) |")
-    assert rows[4].endswith("| ≥ 20×, **short by 51%** |  |")
-    assert rows[5].endswith("|  | 60% (≥ 80%, **short by 25%**) |")
+    assert rows[4].endswith("| ≥ 20×, **short by 50.7%** |  |")
+    assert rows[5].endswith("|  | 60% (≥ 80%, **short by 25.0%**) |")
     assert rows[7] == "1 of 3 comparisons with a target reach it."
     assert rows[-1] == "m. python 3."
 
