@@ -402,3 +402,14 @@ def test_names_from_registries_are_told_with_their_key(key, names):
 def test_every_key_says_what_it_means_beside_its_choices():
     silent = [key.name for key in described() if re.fullmatch(r"(\S+( or \S+)*)?", key.meaning)]
     assert silent == []
+
+
+def test_shipped_configurations_are_found_from_anywhere(tmp_path, monkeypatch):
+    """As `configs/NAME`, unless a file of that name is there."""
+    monkeypatch.chdir(tmp_path)
+    assert load("configs/rl_sokoban.yaml") == load(shipped("rl_sokoban.yaml"))
+    with pytest.raises(ConfigError, match=r"cannot read configuration configs/none\.yaml"):
+        load("configs/none.yaml")
+    (tmp_path / "configs").mkdir()
+    (tmp_path / "configs" / "rl_sokoban.yaml").write_text("seed: 77\n")
+    assert load("configs/rl_sokoban.yaml").seed == 77

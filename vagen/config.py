@@ -691,6 +691,8 @@ class Config(Section):
 def load(path: str | Path | None, overrides: Sequence[str] = ()) -> Config:
     """Read a configuration file and apply overrides such as ``train.steps=100``.
 
+    A file ``configs/NAME`` that is not there is the shipped one, wherever the package is installed.
+
     Raises:
         ConfigError: the file is missing or no YAML mapping, a key is unknown, or a value does not fit.
     """
@@ -698,7 +700,7 @@ def load(path: str | Path | None, overrides: Sequence[str] = ()) -> Config:
     origin = "defaults"
     if path is not None:
         origin = str(path)
-        values = _read(Path(path))
+        values = _read(_located(Path(path)))
     for override in overrides:
         _apply(values, override)
     try:
@@ -718,11 +720,22 @@ def shipped(name: str) -> Path:
     Raises:
         ConfigError: there is none of this name.
     """
+    found = _shipped(name)
+    if found is None:
+        raise ConfigError(
+            f"no shipped configuration {name!r}: the installation lacks its configs folder; reinstall it"
+        )
+    return found
+
+
+def _shipped(name: str) -> Path | None:
     package = Path(__file__).parent
-    for folder in (package / "configs", package.parent / "configs"):
-        if (folder / name).is_file():
-            return folder / name
-    raise ConfigError(f"no shipped configuration {name!r}: the installation lacks its configs folder; reinstall it")
+    places = (folder / "configs" / name for folder in (package, package.parent))
+    return next((place for place in places if place.is_file()), None)
+
+
+def _located(path: Path) -> Path:
+    return path if path.exists() or path.parent != Path("configs") else _shipped(path.name) or path
 
 
 def _read(path: Path) -> dict[str, Any]:

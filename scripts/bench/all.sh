@@ -3,7 +3,7 @@
 #
 #   bash scripts/bench/all.sh [FOLDER]
 #
-# Up to an hour and a half on two cores, which should have nothing else to do; each command takes ten minutes at most.
+# About half an hour on two cores, which should have nothing else to do; each command takes ten minutes at most.
 # Makes the peers' environment first.
 #
 #   PYTHON    an interpreter that has vagen installed (default: .venv/bin/python)

@@ -89,8 +89,14 @@ def summary(lines: Sequence[dict]) -> str:
     rows = [f"| {' | '.join(BRIEFLY)} |", f"|{'---|' * len(BRIEFLY)}"]
     for (subject, peer), some in groups.items():
         targets = {aim(line["target"]) for line in some if line["target"] is not None}
+        targets |= {f"≥ {line['target_share']:.0%} of the bound" for line in some if line.get("target_share")}
         shares = [line["bound"] for line in some if line["bound"] is not None]
-        cells = [subject, PEERS.get(peer, peer), str(len(some)), f"**{spread([line['ratio'] for line in some], '×')}**"]
+        cells = [
+            subject,
+            PEERS.get(peer, peer),
+            str(len(some)),
+            f"**{spread([line['ratio'] for line in some], '×')}**",
+        ]
         cells += [", ".join(sorted(targets)), reached(some) if any(map(is_aimed, some)) else ""]
         cells += [spread([100 * share for share in shares], " %")]
         rows.append(f"| {' | '.join(cells)} |")

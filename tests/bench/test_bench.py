@@ -319,7 +319,7 @@ def test_the_summary_has_a_row_for_each_peer_of_a_benchmark(bench, tmp_path):
     rows = module.summary(module.read(tmp_path)).splitlines()
     subject = module.SUBJECTS["score"]
     assert rows[2] == f"| {subject} | p | 2 | **9.87×** | ≥ 20×, ≥ 9× | 1 of 2 |  |"
-    assert rows[3] == f"| {subject} | q | 1 | **9.87×** |  | 0 of 1 | 50 % |"
+    assert rows[3] == f"| {subject} | q | 1 | **9.87×** | ≥ 80% of the bound | 0 of 1 | 50 % |"
     assert rows[4:] == ["", "m. python 3."]
 
 

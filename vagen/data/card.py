@@ -69,7 +69,7 @@ for frames in frames_of_each(read_trajectories(Path("."))):
 ```bash
 vagen data check .
 {%- if manifest.split == "train" %}
-vagen train --config configs/cloze.yaml --shards . --output outputs/mine
+vagen train --config configs/cloze.yaml --shards . --output ../mine
 {%- endif %}
 ```
 """
