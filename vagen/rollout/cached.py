@@ -196,10 +196,10 @@ class CachedEngine:
         wanted = lane.keys[:-1]
         own = common_start(lane.known, wanted)
         if not own:
-            begun = [other for other, theirs in enumerate(self._rows) if len(theirs.known)]
-            if not begun:
+            begun = ((other, theirs.known) for other, theirs in enumerate(self._rows) if len(theirs.known))
+            others = {other: common_start(known, wanted) for other, known in begun}
+            if not others:
                 return 0
-            others = {other: common_start(self._rows[other].known, wanted) for other in begun}
             source = max(others, key=lambda other: others[other])
             own = others[source]
             self._memory.copy(source, [row], 0, own)
