@@ -16,7 +16,7 @@ from operator import index as as_integer
 from typing import Any, ClassVar, NamedTuple, SupportsIndex
 
 import numpy as np
-from gymnasium.spaces import Box, Discrete
+from gymnasium.spaces import Box, Discrete, Space
 from numpy.typing import NDArray
 
 from worlds.core import (
@@ -327,7 +327,7 @@ class BoardWorld(GridWorld):
 
 
 @lru_cache
-def _space(height: int, width: int) -> Box:
+def _space(height: int, width: int) -> Space[Frame]:
     """What worlds with frames of a size copy: to set up a space takes longer than all else of a world."""
     return Box(0, 255, (height, width, 3), np.uint8)
 
