@@ -16,7 +16,7 @@ from clozes import LAYOUTS, SIZES, make_chat, trajectories
 from worker import Serving
 
 from vagen.cloze.sample import Sample
-from vagen.policy.batches import draw
+from vagen.policy.batches import encode_all
 from vagen.policy.chat import Chat, Encoded
 from vagen.policy.packing import Batch, PackedLoss, Row, collate, distinct_pictures, pack
 from vagen.train.allocation import keep_freed_memory
@@ -50,17 +50,14 @@ def arguments() -> argparse.Namespace:
 
 def packed_rows(chat: Chat, asked: Sequence[Sequence[Sample]]) -> list[Row]:
     """A row for all clozes about a window."""
-    return [pack(_encode(chat, samples)) for samples in asked]
+    every = iter(encode_all(chat, [sample for samples in asked for sample in samples]))
+    return [pack([next(every) for _ in samples]) for samples in asked]
 
 
 def unpacked_rows(chat: Chat, asked: Sequence[Sequence[Sample]]) -> list[Row]:
     """A row for each cloze, with images of its own, the short ones first."""
-    encoded = [_alone(one, number) for number, one in enumerate(e for s in asked for e in _encode(chat, s))]
-    return sorted((pack([one]) for one in encoded), key=lambda row: len(row.ids))
-
-
-def _encode(chat: Chat, samples: Sequence[Sample]) -> list[Encoded]:
-    return [chat.encode(sample, pictures) for sample, pictures in zip(samples, draw(samples), strict=True)]
+    every = encode_all(chat, [sample for samples in asked for sample in samples])
+    return sorted((pack([_alone(one, number)]) for number, one in enumerate(every)), key=lambda row: len(row.ids))
 
 
 def _alone(encoded: Encoded, number: int) -> Encoded:

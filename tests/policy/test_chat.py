@@ -126,6 +126,27 @@ def test_prompts_from_the_cache_are_those_made_afresh(architecture, make_chat, e
             assert np.array_equal(kept.image_of, new.image_of), what
 
 
+@pytest.mark.parametrize("explain", [False, True])
+def test_prompts_read_ahead_are_those_read_one_by_one(
+    architecture, make_chat, every_cloze, with_pictures, explain, monkeypatch
+):
+    """Those with images, where text can be read behind them; the others are read when they are wanted."""
+    ahead, alone = make_chat(architecture, explain=explain), make_chat(architecture, explain=explain)
+    pairs = with_pictures(all_samples(every_cloze, REPRESENTATIONS))
+    ahead.read_ahead(pairs)
+    asked = [pair for pair in pairs if pair[1] or not ahead._reads_in_parts]
+    if ahead._reads_in_parts:
+        monkeypatch.setattr(ahead, "_make_prompt", lambda *_: pytest.fail("a prompt was read twice"))
+    for sample, pictures in asked:
+        one, other = ahead.prompt(sample, pictures), alone.prompt(sample, pictures)
+        for name in ("ids", "positions", "image_of", "places", "sizes"):
+            assert np.array_equal(getattr(one, name), getattr(other, name)), f"{sample.name}: {name} differ"
+    ahead.forget()
+    if ahead._reads_in_parts:
+        with pytest.raises(pytest.fail.Exception, match="read twice"):
+            ahead.prompt(*asked[0])
+
+
 def test_the_cache_keeps_representations_apart(make_chat, every_cloze, with_pictures):
     """The system message describes the notation, so the same question in another notation is another prompt."""
     chat = make_chat("idefics3", explain=True)

@@ -114,11 +114,16 @@ class TrajectoryStore:
 def recall(kept: OrderedDict[K, T], key: K, make: Callable[[], T], limit: int) -> T:
     """The value of ``key``, made anew unless it is among the ``limit`` last used (an LRU cache, picklable)."""
     if key not in kept:
-        kept[key] = make()
-        if len(kept) > limit:
-            kept.popitem(last=False)
+        remember(kept, key, make(), limit)
     kept.move_to_end(key)
     return kept[key]
+
+
+def remember(kept: OrderedDict[K, T], key: K, value: T, limit: int) -> None:
+    """Keep a value for :func:`recall`; the one that was longest not used makes room."""
+    kept[key] = value
+    if len(kept) > limit:
+        kept.popitem(last=False)
 
 
 @dataclass(frozen=True)

@@ -153,4 +153,6 @@ class Batcher:
 
 def encode_all(chat: Chat, samples: Sequence[Sample | Example]) -> list[Encoded]:
     """Samples as tokens, their images drawn from their own snapshots or read."""
-    return [chat.encode(sample, pictures) for sample, pictures in zip(samples, draw(samples), strict=True)]
+    shown = list(zip(samples, draw(samples), strict=True))
+    chat.read_ahead([(sample, pictures) for sample, pictures in shown if isinstance(sample, Sample)])
+    return [chat.encode(sample, pictures) for sample, pictures in shown]

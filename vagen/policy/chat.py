@@ -23,7 +23,7 @@ from PIL import Image
 from vagen.cloze.build import describe_notation
 from vagen.cloze.sample import Sample
 from vagen.data.examples import Example
-from vagen.data.stream import recall
+from vagen.data.stream import recall, remember
 from vagen.policy.policy import ModelError, Policy
 from worlds import Frame
 
@@ -55,6 +55,19 @@ class Prompt:
     ids: NDArray[np.int64]
     positions: NDArray[np.int64]
     image_of: NDArray[np.int64]
+
+    @cached_property
+    def sizes(self) -> NDArray[np.int64]:
+        """(images,) how many placeholders each image has."""
+        return np.bincount(self.image_of[self.image_of >= 0])
+
+    @cached_property
+    def places(self) -> NDArray[np.int64]:
+        """(L,) which of its image's placeholders each one is, whatever stands between them; 0 elsewhere."""
+        places = np.zeros(len(self.image_of), dtype=np.int64)
+        for image, size in enumerate(self.sizes):
+            places[self.image_of == image] = np.arange(size)
+        return places
 
 
 @dataclass(frozen=True)
@@ -91,14 +104,32 @@ class Chat:
         prompt = self.ask(sample.question, pictures) if isinstance(sample, Example) else self.prompt(sample, pictures)
         return Encoded(prompt, self.answer_tokens(sample.answer), tuple(pictures))
 
+    def read_ahead(self, samples: Sequence[tuple[Sample, Sequence[Picture]]]) -> None:
+        """Read the prompts of samples that are not known yet all at once, which takes less time than one by one."""
+        new = {key: pair for pair in samples if (key := self._key(*pair)) not in self._prompts}
+        if not new or not self._reads_in_parts:
+            return
+        texts = self._render_all([self.messages(sample) for sample, _ in new.values()])
+        parts = [text.rpartition(self._image_mark) for text in texts]
+        tails = self.tokenizer([tail for _, _, tail in parts], add_special_tokens=False)["input_ids"]
+        for (key, (_, pictures)), (head, mark, _), ids in zip(new.items(), parts, tails, strict=True):
+            if mark:
+                prompt = _read_on(self._head(head + mark, pictures, continues=False), ids)
+                remember(self._prompts, key, prompt, PROMPTS_KEPT)
+
     def prompt(self, sample: Sample, pictures: Sequence[Picture]) -> Prompt:
         """The tokens of a sample's prompt, up to where the answer begins."""
-        key: tuple = (sample.question, _shapes(pictures))
-        if self.policy.format.explain:
-            key += (sample.window.world, sample.representation)
         return recall(
-            self._prompts, key, lambda: self._make_prompt(self._render(self.messages(sample)), pictures), PROMPTS_KEPT
+            self._prompts,
+            self._key(sample, pictures),
+            lambda: self._make_prompt(self._render(self.messages(sample)), pictures),
+            PROMPTS_KEPT,
         )
+
+    def _key(self, sample: Sample, pictures: Sequence[Picture]) -> tuple:
+        """What decides a sample's prompt."""
+        key: tuple = (sample.question, _shapes(pictures))
+        return (*key, sample.window.world, sample.representation) if self.policy.format.explain else key
 
     def forget(self) -> None:
         """Forget the prompts of samples, so that those that repeat in a measurement are read again."""
@@ -198,6 +229,10 @@ class Chat:
             messages, tokenize=False, add_generation_prompt=messages[-1]["role"] == "user"
         )
 
+    def _render_all(self, asked: list[list[dict[str, Any]]]) -> list[str]:
+        """Conversations that end with the user."""
+        return self.policy.processor.apply_chat_template(asked, tokenize=False, add_generation_prompt=True)
+
     def _check_no_image(self, *texts: str) -> None:
         if any(self._image_mark in text for text in texts):
             raise ModelError(f"a question contains {self._image_mark!r}, which {self.policy.name} takes for an image")
@@ -238,9 +273,16 @@ class Chat:
         head, mark, tail = text.rpartition(self._image_mark)
         if not (mark and self._reads_in_parts):
             return self._read(text, pictures, continues)
-        key = (head, continues, _shapes(pictures))
-        begun = recall(self._heads, key, lambda: self._read(head + mark, pictures, continues), PROMPTS_KEPT)
-        return self._read_on(begun, tail)
+        return _read_on(self._head(head + mark, pictures, continues), self._tokens(tail))
+
+    def _head(self, text: str, pictures: Sequence[Picture], continues: bool) -> Prompt:
+        """What conversations begin with, up to their last image."""
+        key = (text, continues, _shapes(pictures))
+        return recall(self._heads, key, lambda: self._read(text, pictures, continues), PROMPTS_KEPT)
+
+    def _tokens(self, text: str) -> list[int]:
+        """Of text that other text stands before."""
+        return self.tokenizer(text, add_special_tokens=False)["input_ids"]
 
     @cached_property
     def _reads_in_parts(self) -> bool:
@@ -248,23 +290,13 @@ class Chat:
         for question in ("?", " ?"):
             text = self._render([_message("user", question, 1)])
             head, mark, tail = text.rpartition(self._image_mark)
-            parts = self._read_on(self._read(head + mark, [_BLANK]), tail) if mark else None
+            parts = _read_on(self._read(head + mark, [_BLANK]), self._tokens(tail)) if mark else None
             whole = self._read(text, [_BLANK])
             if parts is None or not all(
                 np.array_equal(*pair) for pair in zip(_arrays(parts), _arrays(whole), strict=True)
             ):
                 return False
         return True
-
-    def _read_on(self, head: Prompt, text: str) -> Prompt:
-        """A prompt with more text behind it."""
-        ids = np.asarray(self.tokenizer(text, add_special_tokens=False)["input_ids"], dtype=np.int64)
-        after = int(head.positions.max()) + 1 + np.broadcast_to(np.arange(len(ids)), (len(head.positions), len(ids)))
-        return Prompt(
-            np.concatenate([head.ids, ids]),
-            np.concatenate([head.positions, after], axis=1),
-            np.concatenate([head.image_of, np.full(len(ids), -1, dtype=np.int64)]),
-        )
 
     def _read(self, text: str, pictures: Sequence[Picture], continues: bool = False) -> Prompt:
         """The tokens of a text with images, by the processor.
@@ -338,10 +370,8 @@ class Chat:
 
     def _continuation(self, before: str, whole: str) -> list[int]:
         """The tokens of ``whole`` after those of its beginning; alone, the first word may be spelt otherwise."""
-        first, ids = (self.tokenizer(text, add_special_tokens=False)["input_ids"] for text in (before, whole))
-        if ids[: len(first)] == first:
-            return ids[len(first) :]
-        return self.tokenizer(whole[len(before) :], add_special_tokens=False)["input_ids"]
+        first, ids = self._tokens(before), self._tokens(whole)
+        return ids[len(first) :] if ids[: len(first)] == first else self._tokens(whole[len(before) :])
 
     def _begins(self, text: str) -> bool:
         """Whether a rendered conversation opens with the beginning-of-sequence token, so that none is to be added."""
@@ -382,6 +412,17 @@ def join(prompt: Prompt, response: NDArray[np.int64], follow_up: Prompt, ended: 
         np.concatenate([prompt.ids, response, follow_up.ids[rest]]),
         np.concatenate([prompt.positions, written, follows], axis=1),
         np.concatenate([prompt.image_of, np.full(len(response), -1, dtype=np.int64), images]),
+    )
+
+
+def _read_on(head: Prompt, tokens: Sequence[int]) -> Prompt:
+    """A prompt with more text behind it."""
+    ids = np.asarray(tokens, dtype=np.int64)
+    after = int(head.positions.max()) + 1 + np.broadcast_to(np.arange(len(ids)), (len(head.positions), len(ids)))
+    return Prompt(
+        np.concatenate([head.ids, ids]),
+        np.concatenate([head.positions, after], axis=1),
+        np.concatenate([head.image_of, np.full(len(ids), -1, dtype=np.int64)]),
     )
 
 

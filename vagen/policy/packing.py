@@ -144,7 +144,7 @@ def pack(samples: Sequence[Encoded]) -> Row:
         ends=ends,
         pictures=pictures,
         image_of=image_of,
-        place=np.concatenate([_places(texts[number].image_of)[start:] for number, start in own]),
+        place=np.concatenate([_places(samples[number])[start:] for number, start in own]),
         sources=np.concatenate(asked),
         targets=np.concatenate([sample.answer for sample in samples]),
         sample=np.repeat(np.arange(len(samples)), [len(sample.answer) for sample in samples]),
@@ -230,19 +230,15 @@ def _shown(content: NDArray[Any], pictures: Sequence[Picture]) -> tuple[NDArray[
     return image_of, tuple(distinct[int(number)] for number in numbers[order])
 
 
-def _places(image_of: NDArray[np.int64]) -> NDArray[np.int64]:
-    """(L,) which of its image's placeholders each one is, whatever stands between them; 0 elsewhere."""
-    places = np.zeros(len(image_of), dtype=np.int64)
-    for image in range(int(image_of.max(initial=-1)) + 1):
-        own = image_of == image
-        places[own] = np.arange(np.count_nonzero(own))
-    return places
+def _places(sample: Encoded) -> NDArray[np.int64]:
+    """:attr:`Prompt.places` of what a model reads of a sample."""
+    return np.concatenate([sample.prompt.places, np.zeros(len(sample.answer) - 1, dtype=np.int64)])
 
 
 def _alone(sample: Encoded) -> Work:
     """What there would be to compute for a sample as a sequence of its own."""
     length = len(sample.prompt.ids) + len(sample.answer) - 1
-    sizes = np.bincount(sample.prompt.image_of[sample.prompt.image_of >= 0])
+    sizes = sample.prompt.sizes
     return Work(length, length * (length + 1) // 2, len(sample.answer), int(sizes.sum()), int((sizes**2).sum()))
 
 
