@@ -65,10 +65,10 @@ def measure(world: str, episodes: int, rounds: int) -> Iterator[dict]:
         folder = Path(name)
         [shards] = collect(Collect(worlds=(world,), episodes=episodes, max_steps=10, shard_size=100), folder, 0)
         readers: dict[str, Reader] = {"ours": lambda: frames_of_each(read_trajectories(shards))}
-        readers["webdataset, PNG"] = write_webdataset(shards, folder / "webdataset-png", "png", encode_png)
-        readers["webdataset, WebP"] = write_webdataset(shards, folder / "webdataset-webp", "webp", encode_frame)
+        readers["PNG in WebDataset"] = write_webdataset(shards, folder / "webdataset-png", "png", encode_png)
+        readers["WebP in WebDataset"] = write_webdataset(shards, folder / "webdataset-webp", "webp", encode_frame)
         if find_spec("datasets"):
-            readers["datasets, PNG"] = write_datasets(shards, folder / "datasets-png")
+            readers["PNG in datasets"] = write_datasets(shards, folder / "datasets-png")
         pixels = {peer: digest(read()) for peer, read in readers.items()}
         if len(set(pixels.values())) > 1:
             sys.exit(f"{world}: the readers give different pixels: {pixels}")
@@ -76,12 +76,13 @@ def measure(world: str, episodes: int, rounds: int) -> Iterator[dict]:
         speeds = rates(ways, rounds, 0.0, warm=False)
         ours = speeds.pop("ours")
         for stored, theirs in speeds.items():
-            what = f"trajectories/s with all frames, {world}"
-            yield comparison(what, stored, ours, theirs, packages(stored), target=TARGET)
+            what = f"trajectories/s with all frames, {world}, stored as {stored}"
+            line = comparison(what, "stored_images", ours, theirs, packages(stored), target=TARGET)
+            yield {**line, "stored": stored}
 
 
-def packages(peer: str) -> list[str]:
-    return ["numpy", "pillow", "webdataset", *(["datasets", "pyarrow"] if peer.startswith("datasets") else [])]
+def packages(stored: str) -> list[str]:
+    return ["numpy", "pillow", "webdataset", *(["datasets", "pyarrow"] if stored.endswith("datasets") else [])]
 
 
 def digest(trajectories: Iterator[Frames]) -> str:

@@ -47,6 +47,7 @@ PEERS = {
     "gym_sokoban": "gym-sokoban's renderer",
     "pasting": "pasting tiles",
     "memory_copy": "copying memory",
+    "stored_images": "decoding stored images",
 }
 
 
@@ -84,8 +85,10 @@ def summary(lines: Sequence[dict]) -> str:
     groups: defaultdict[tuple[str, str], list[dict]] = defaultdict(list)
     for line in lines:
         if subject := SUBJECTS.get(line["benchmark"]):
-            layout = f", {line['layout']} layout" if "layout" in line else ""
-            groups[subject + layout, line["peer"]].append(line)
+            setting = (
+                f", {line['layout']} layout" if "layout" in line else f", {line['stored']}" if "stored" in line else ""
+            )
+            groups[subject + setting, line["peer"]].append(line)
     rows = [f"| {' | '.join(BRIEFLY)} |", f"|{'---|' * len(BRIEFLY)}"]
     for (subject, peer), some in groups.items():
         targets = {aim(line["target"]) for line in some if line["target"] is not None}
