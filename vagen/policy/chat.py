@@ -105,17 +105,16 @@ class Chat:
         return Encoded(prompt, self.answer_tokens(sample.answer), tuple(pictures))
 
     def read_ahead(self, samples: Sequence[tuple[Sample, Sequence[Picture]]]) -> None:
-        """Read the prompts of samples that are not known yet all at once, which takes less time than one by one."""
-        new = {key: pair for pair in samples if (key := self._key(*pair)) not in self._prompts}
+        """Read those prompts with images that are not known yet all at once, which takes less time than one by one."""
+        new = {key: pair for pair in samples if pair[1] and (key := self._key(*pair)) not in self._prompts}
         if not new or not self._reads_in_parts:
             return
         texts = self._render_all([self.messages(sample) for sample, _ in new.values()])
         parts = [text.rpartition(self._image_mark) for text in texts]
         tails = self.tokenizer([tail for _, _, tail in parts], add_special_tokens=False)["input_ids"]
         for (key, (_, pictures)), (head, mark, _), ids in zip(new.items(), parts, tails, strict=True):
-            if mark:
-                prompt = _read_on(self._head(head + mark, pictures, continues=False), ids)
-                remember(self._prompts, key, prompt, PROMPTS_KEPT)
+            prompt = _read_on(self._head(head + mark, pictures, continues=False), ids)
+            remember(self._prompts, key, prompt, PROMPTS_KEPT)
 
     def prompt(self, sample: Sample, pictures: Sequence[Picture]) -> Prompt:
         """The tokens of a sample's prompt, up to where the answer begins."""
