@@ -53,8 +53,8 @@ Every object that a question needs is seen by a camera that is shown. Right answ
 two fixed answers each is right equally often, and names tell nothing: without looking, chance is all there is.
 
 ```bash
-vagen train --config configs/spatial.yaml --questions.files train.{task}.jsonl --model.tiny.image_size={size} \\
-    --output outputs/spatial
+vagen train --config configs/spatial.yaml --questions.files train.{task}.jsonl '--questions.tasks={{}}' \\
+    --model.tiny.image_size={size} --output outputs/spatial
 vagen eval mindcube --questions test.jsonl --images . --model outputs/spatial --task {task} --out responses.jsonl
 vagen score mindcube responses.jsonl --mode strict --out score.json --baseline-train train.jsonl
 ```

@@ -22,7 +22,6 @@ ACTIONS = ("left", "down", "right", "up")
 ICE, HOLE, GOAL = "_", "O", "G"
 
 _DIRECTIONS = ((-1, 0), (0, 1), (1, 0), (0, -1))  # (dx, dy) by action
-LAKES_KEPT = 1024
 SLIPS = (-1, 0, 1)  # a slip turns the action into one of its neighbours, with equal chances
 
 _RULES = (
@@ -201,7 +200,7 @@ def neighbours(size: int) -> NDArray[np.intp]:
 # ------------------------------------------------------------------------------------------------------------ levels
 
 
-@lru_cache(maxsize=LAKES_KEPT)
+@lru_cache(maxsize=1024)
 def _lake(seed: int, size: int) -> Board:
     """A random lake whose goal is in reach; kept, for groups of episodes begin in one."""
     rng = random.Random(seed)

@@ -22,7 +22,6 @@ STEP_REWARD = -0.1
 BOX_REWARD = 1.0
 SUCCESS_REWARD = 10.0
 
-LEVELS_KEPT = 1024
 WANDERING = 40  # longest way back from a solved board when a level is made, in steps per cell of a side and box
 
 _RULES = (
@@ -171,7 +170,7 @@ def offsets(size: int) -> tuple[int, int, int, int]:
 # ------------------------------------------------------------------------------------------------------------ levels
 
 
-@lru_cache(maxsize=LEVELS_KEPT)
+@lru_cache(maxsize=1024)
 def _level(seed: int, size: int, boxes: int) -> Board:
     """A random level; kept, for groups of episodes begin in one."""
     rng = random.Random(seed)

@@ -85,25 +85,25 @@ def summary(lines: Sequence[dict]) -> str:
     groups: defaultdict[tuple[str, str], list[dict]] = defaultdict(list)
     for line in lines:
         if subject := SUBJECTS.get(line["benchmark"]):
-            setting = (
-                f", {line['layout']} layout" if "layout" in line else f", {line['stored']}" if "stored" in line else ""
-            )
-            groups[subject + setting, line["peer"]].append(line)
+            groups[subject + setting(line), line["peer"]].append(line)
     rows = [f"| {' | '.join(BRIEFLY)} |", f"|{'---|' * len(BRIEFLY)}"]
     for (subject, peer), some in groups.items():
         targets = {aim(line["target"]) for line in some if line["target"] is not None}
         targets |= {f"≥ {line['target_share']:.0%} of the bound" for line in some if line.get("target_share")}
         shares = [line["bound"] for line in some if line["bound"] is not None]
-        cells = [
-            subject,
-            PEERS.get(peer, peer),
-            str(len(some)),
-            f"**{spread([line['ratio'] for line in some], '×')}**",
-        ]
+        cells = [subject, PEERS.get(peer, peer), str(len(some))]
+        cells += [f"**{spread([line['ratio'] for line in some], '×')}**"]
         cells += [", ".join(sorted(targets)), reached(some) if any(map(is_aimed, some)) else ""]
         cells += [spread([100 * share for share in shares], " %")]
         rows.append(f"| {' | '.join(cells)} |")
     return "\n".join([*rows, "", measured_on(lines)]) + "\n"
+
+
+def setting(line: dict) -> str:
+    """By which comparisons of a benchmark with a peer are told apart in the summary."""
+    if "layout" in line:
+        return f", {line['layout']} layout"
+    return f", {line['stored']}" if "stored" in line else ""
 
 
 def reached(lines: Sequence[dict]) -> str:

@@ -224,13 +224,13 @@ class Chat:
         return {name: _as_one_row(name, tensor) for name, tensor in tensors.items()}
 
     def _render(self, messages: list[dict[str, Any]]) -> str:
-        return self.policy.processor.apply_chat_template(
-            messages, tokenize=False, add_generation_prompt=messages[-1]["role"] == "user"
-        )
+        return self._render_all([messages])[0]
 
-    def _render_all(self, asked: list[list[dict[str, Any]]]) -> list[str]:
-        """Conversations that end with the user."""
-        return self.policy.processor.apply_chat_template(asked, tokenize=False, add_generation_prompt=True)
+    def _render_all(self, conversations: list[list[dict[str, Any]]]) -> list[str]:
+        """Conversations as text, which all end with the user or all with the model."""
+        return self.policy.processor.apply_chat_template(
+            conversations, tokenize=False, add_generation_prompt=conversations[0][-1]["role"] == "user"
+        )
 
     def _check_no_image(self, *texts: str) -> None:
         if any(self._image_mark in text for text in texts):
@@ -434,7 +434,7 @@ def told_apart(prompt: Prompt, pictures: Sequence[Picture]) -> NDArray[np.int64]
     return keys
 
 
-def common_start(one: NDArray[np.int64], other: NDArray[np.int64]) -> int:
+def common_start(one: NDArray[Any], other: NDArray[Any]) -> int:
     """How many tokens two sequences begin with alike."""
     length = min(len(one), len(other))
     differing = np.flatnonzero(one[:length] != other[:length])

@@ -20,7 +20,7 @@ import torch
 from numpy.typing import NDArray
 
 from vagen.policy.attention import attention_mask, attention_of, check_packable, packed_attention
-from vagen.policy.chat import Encoded, Picture, Prompt
+from vagen.policy.chat import Encoded, Picture, Prompt, common_start
 from vagen.policy.loss import cross_entropy
 from vagen.policy.work import Work
 
@@ -174,13 +174,6 @@ def in_order(contents: Sequence[NDArray[Any]]) -> list[int]:
     return sorted(range(len(contents)), key=lambda number: contents[number].tobytes())
 
 
-def alike(one: NDArray[Any], other: NDArray[Any]) -> int:
-    """How many entries two arrays begin with alike."""
-    size = min(len(one), len(other))
-    different = np.flatnonzero(one[:size] != other[:size])
-    return int(different[0]) if len(different) else size
-
-
 def _lay_out(
     contents: Sequence[NDArray[Any]],
 ) -> tuple[list[NDArray[np.int64]], list[tuple[int, int]], NDArray[np.int64]]:
@@ -198,7 +191,7 @@ def _lay_out(
     ends = np.zeros(sum(map(len, contents)), dtype=np.int64)
     length, path = 0, columns[0]
     for number in in_order(contents):
-        shared = alike(contents[own[-1][0]], contents[number]) if own else 0
+        shared = common_start(contents[own[-1][0]], contents[number]) if own else 0
         ends[path[shared:]] = length
         new = np.arange(length, length + len(contents[number]) - shared)
         path = columns[number] = np.concatenate([path[:shared], new])

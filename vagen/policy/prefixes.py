@@ -21,11 +21,11 @@ import torch
 from numpy.typing import NDArray
 
 from vagen.policy.attention import added_mask, attention_mask, attention_of, check_packable, dense_attention
-from vagen.policy.chat import Chat, Encoded
+from vagen.policy.chat import Chat, Encoded, common_start
 from vagen.policy.constrain import Automaton, Position, only
 from vagen.policy.errors import ModelError
 from vagen.policy.memory import Memory
-from vagen.policy.packing import Asked, alike, collate, contents_of, distinct_pictures, in_order, pack, shared_images
+from vagen.policy.packing import Asked, collate, contents_of, distinct_pictures, in_order, pack, shared_images
 
 ROW_TOKENS = 1024  # in a row beside those of its first prompt: a row's mask and scores grow with the square
 WRITE_TOGETHER = 16  # answers in a row: what one of them writes takes place that the others attend to in vain
@@ -103,7 +103,7 @@ def common_rows(prompts: Sequence[Asked], tokens: int = ROW_TOKENS, most: int | 
     further = 0  # tokens in the row beside those of its first prompt
     for index in in_order(contents):
         own = len(contents[index])
-        shared = alike(contents[rows[-1].prompts[-1]], contents[index]) if rows else 0
+        shared = common_start(contents[rows[-1].prompts[-1]], contents[index]) if rows else 0
         if shared < LEAST_SHARED * own or further + own - shared > tokens or len(rows[-1].prompts) == most:
             rows.append(CommonRow((index,), own))
             further = 0

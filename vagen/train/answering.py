@@ -65,8 +65,10 @@ def play_clozes(
         group: _one_of(pool.group(step, group, progress).samples, config.seed, step, group)
         for group in range(rank, rl.rollouts.groups, ranks)
     }
-    judge = _by_opposites if rl.rewards.answers == "reciprocal" else _by_simulator
-    return _answered(chat, config, rl, step, asked, partial(judge, chat, reward_weights(rl)))
+    judge = partial(_by_simulator, reward_weights(rl))
+    if rl.rewards.answers == "reciprocal":
+        judge = partial(_by_opposites, chat, reward_weights(rl))
+    return _answered(chat, config, rl, step, asked, judge)
 
 
 def play_questions(
@@ -157,15 +159,20 @@ def _one_of(samples: Sequence[T], *seed: int) -> T:
     return samples[int(np.random.default_rng([*seed, 6]).integers(len(samples)))]
 
 
-def _by_simulator(chat: Chat, weights: RewardWeights, answers: Sequence[tuple[Sample, str]]) -> list[Verdict]:
+def _by_simulator(weights: RewardWeights, answers: Sequence[tuple[Sample, str]]) -> list[Verdict]:
     """What answers to clozes came to, paid by whether they are right."""
-    return [_scored(sample, text, weights) for sample, text in answers]
+    verdicts = []
+    for sample, text in answers:
+        found = score(sample, text)
+        window = replace(sample.window, success=found.correct, terminated=True, truncated=False)
+        verdicts.append(Verdict(window, found.parsed, answer_reward(found.parsed, found.correct, None, weights)))
+    return verdicts
 
 
 def _by_opposites(chat: Chat, weights: RewardWeights, answers: Sequence[tuple[Sample, str]]) -> list[Verdict]:
     """The same, paid by the policy itself (SWIRL): forward and inverse models reward each other."""
     paid = (weights.task * likely for likely in opposite_likelihoods(chat, answers))
-    verdicts = _by_simulator(chat, weights, answers)
+    verdicts = _by_simulator(weights, answers)
     return [replace(v, earned=replace(v.earned, task=task)) for v, task in zip(verdicts, paid, strict=True)]
 
 
@@ -184,12 +191,6 @@ def opposite_likelihoods(chat: Chat, answers: Sequence[tuple[Sample, str]]) -> l
     for (key, sample), (total,) in zip(asked.items(), sums, strict=True):
         found[key] = max(guess, float(total) / len(chat.answer_tokens(sample.answer)))
     return [found[id(sample), text] for sample, text in answers]
-
-
-def _scored(sample: Sample, text: str, weights: RewardWeights) -> Verdict:
-    found = score(sample, text)
-    window = replace(sample.window, success=found.correct, terminated=True, truncated=False)
-    return Verdict(window, found.parsed, answer_reward(found.parsed, found.correct, None, weights))
 
 
 def _by_truth(weights: RewardWeights, answers: Sequence[tuple[Example, str]]) -> list[Verdict]:
