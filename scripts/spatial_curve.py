@@ -19,7 +19,7 @@ import numpy as np
 from matplotlib.figure import Figure
 
 from vagen.cloze.statistics import wilson
-from vagen.evaluate.mindcube.ask import Inquiry, answers, prepare, shuffled
+from vagen.evaluate.mindcube.ask import Inquiry, answers, choosing, prepare, shuffled
 from vagen.files import atomic_path, write_json
 from vagen.mindcube.outputs import worth
 from vagen.mindcube.prompts import TASKS, read_wording
@@ -51,9 +51,12 @@ def main() -> None:
     parser.add_argument("--prompts", type=Path, required=True)
     parser.add_argument("--task", choices=TASKS, required=True)
     parser.add_argument("--n", type=int, default=400, help="questions, spread over the file")
+    parser.add_argument("--choose", action="store_true", help="take the likeliest option, as `vagen eval mindcube` does")
     parser.add_argument("--out", type=Path, required=True)
     args = parser.parse_args()
     inquiry = thinned(prepare(args.questions, args.images, read_wording(args.prompts, args.task)), args.n)
+    if args.choose:
+        inquiry = choosing(inquiry)
     models = models_of(args.run)
     points = []
     for (step, model), minutes in zip(models.items(), processor_minutes(args.run, list(models)), strict=True):

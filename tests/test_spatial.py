@@ -142,16 +142,28 @@ def test_training_examples_are_prompts_with_right_outputs(folder):
 
 
 def test_what_an_image_shows_is_said_once_for_each(folder):
-    """The same names as in the reasoning of the questions, whose truth is tested with it."""
+    """The same names as in the reasoning of the questions, whose truth is tested with it, and facings by the map."""
     asked = {}
     for row in rows(folder / "train.jsonl"):
         shown = re.findall(r"\d shows ([^.]+)\.", row["reasoning"])
-        asked.update(zip(row["images"], shown, strict=True))
+        truth = json.loads(row["grounded_cogmap"])
+        facings = {thing["name"]: thing["facing"] for thing in truth["objects"] if "facing" in thing}
+        for image, names, view in zip(row["images"], shown, truth["views"], strict=True):
+            fronts = [name for name in re.findall(r"the (\w+ \w+)", names) if name in facings]
+            said = [f" The {name} faces {seen_from(view['facing'], facings[name])}." for name in fronts]
+            asked[image] = f"Image 1 shows {names}.{''.join(said)}"
     named = rows(folder / "train.naming.jsonl")
     assert [len(row["images"]) for row in named] == [1] * len(asked)
-    assert {row["images"][0]: row["grounded_output"] for row in named} == {
-        image: f"Image 1 shows {names}." for image, names in asked.items()
-    }
+    assert {row["images"][0]: row["grounded_output"] for row in named} == asked
+    said = " ".join(asked.values())
+    assert all(words in said for words in ("faces me.", "faces away from me.", "faces to my left.", "to my right."))
+
+
+def seen_from(looks: str, faces: str) -> str:
+    """A facing as one sees it who looks some way, both as complex numbers: right is 1 and up is i."""
+    numbers = {"right": 1, "up": 1j, "left": -1, "down": -1j}
+    turned = numbers[faces] / numbers[looks]
+    return {1: "away from me", -1: "me", 1j: "to my left", -1j: "to my right"}[turned]
 
 
 @pytest.mark.parametrize("task", TASKS)

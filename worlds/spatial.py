@@ -80,8 +80,16 @@ class Question:
         return tuple(image_path(self.scene, view) for view in self.views)
 
     def shows(self, view: int) -> str:
-        """What the image of a view shows, were it the only one: ``Image 1 shows the red chair and the blue mug.``"""
-        return " ".join(shown(self.scene, (view,)).lines)
+        """What the image of a view shows, were it the only one, and which way what has a front faces for who looks.
+
+        ``Image 1 shows the red chair and the blue mug. The red chair faces away from me.``
+        """
+        scene = self.scene
+        steps, heading = shown(scene, (view,)), scene.arrangement.views[view].heading
+        for name, facing, seen in zip(scene.names, scene.facings, scene.seen[view], strict=True):
+            if seen and facing is not None:
+                steps = steps.seen_facing(name, (facing - heading) % 4)
+        return " ".join(steps.lines)
 
     def row(self) -> dict[str, Any]:
         """As a line of MindCube's files, with the true map and the reasoning."""

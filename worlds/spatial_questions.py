@@ -39,6 +39,7 @@ YES_NO = ("Yes", "No")
 DIAGONALS = ("Diagonally forward and left", "Diagonally forward and right")
 SIDEWAYS = ("Directly left", "Directly right")
 SIDES = ("Left", "Right")
+_START = 0  # where motions begin: two images tell nothing of the map but what is relative to the first, and it looks up
 Category = tuple[str, str, str, str]
 
 
@@ -108,9 +109,8 @@ Ask = Callable[[Known, Draw], Draft | None]
 
 
 def _among_motion(scene: Known, draw: Draw) -> Draft:
-    start = draw.one_of(range(4))
-    end = (start + (1 if draw.first else -1)) % 4
-    return _motion(scene, (start, end), draw.first, DIAGONALS, f"q{start}_1_{1 if draw.first else 2}", "perpendicular")
+    end = 1 if draw.first else 3
+    return _motion(scene, (_START, end), draw.first, DIAGONALS, f"q0_1_{end}", "perpendicular")
 
 
 def _among_behind(scene: Known, draw: Draw) -> Draft:
@@ -275,10 +275,8 @@ _FRONT, _LEFT, _RIGHT, _BACK = range(4)  # the views of a row
 
 
 def _around_motion(scene: Known, draw: Draw) -> Draft:
-    start = draw.one_of((_FRONT, _BACK))
-    end = _LEFT if draw.first == (start == _FRONT) else _RIGHT
-    code = 1 + (end == _RIGHT) + 2 * (start == _BACK)
-    return _motion(scene, (start, end), draw.first, DIAGONALS, f"q1_{code}", "linear")
+    end = _LEFT if draw.first else _RIGHT
+    return _motion(scene, (_START, end), draw.first, DIAGONALS, f"q1_{end}", "linear")
 
 
 def _around_nearest(scene: Known, draw: Draw) -> Draft | None:

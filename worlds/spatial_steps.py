@@ -12,6 +12,7 @@ from dataclasses import dataclass
 from worlds.spatial_grid import AHEAD, BEHIND, TO_LEFT, TO_RIGHT, Cell, Heading, View
 
 _MINE = {AHEAD: "ahead of me", TO_RIGHT: "to my right", BEHIND: "behind me", TO_LEFT: "to my left"}
+_SEEN = {AHEAD: "away from me", TO_RIGHT: "to my right", BEHIND: "me", TO_LEFT: "to my left"}
 _TURN = {TO_RIGHT: "90 degrees to the right", BEHIND: "around", TO_LEFT: "90 degrees to the left"}
 
 
@@ -48,6 +49,10 @@ class Steps:
 
     def faces(self, name: str, cell: Cell, heading: Heading) -> Steps:
         return self._and(f"The {name} is at {_cell(cell)} and faces {heading}.")
+
+    def seen_facing(self, name: str, side: int) -> Steps:
+        """Which way something faces for one who looks at it, in quarter turns to the right."""
+        return self._and(f"The {name} faces {_SEEN[side]}.")
 
     def forward(self, cell: Cell) -> Steps:
         """Where a step forward leads."""

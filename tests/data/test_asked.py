@@ -28,3 +28,14 @@ def test_shares_are_those_of_the_groups(shards):
 def test_clozes_about_one_moment_have_no_events(shards):
     stream = ClozeStream([shards["sokoban-6x6"]], Clozes(weights={"state_estimation": 1.0}), 3)
     assert asked(stream, 4) == ["sokoban-6x6: no transitions"]
+
+
+def test_only_the_commonest_kinds_of_change_are_named(shards, monkeypatch):
+    stream = ClozeStream([shards["sokoban-6x6"]], Clozes(weights={"forward_dynamics": 1.0}), 3)
+    (whole,) = asked(stream, 20)
+    monkeypatch.setattr("vagen.data.asked.KINDS_NAMED", 1)
+    (line,) = asked(stream, 20)
+    kinds = whole.split(": changes ")[1].split(", ")
+    others = f"{len(kinds) - 1} others"
+    assert re.fullmatch(rf"sokoban-6x6: changes {re.escape(kinds[0])}, {others} \d+%", line)
+    assert sum(map(int, re.findall(r"(\d+)%", line))) == 100

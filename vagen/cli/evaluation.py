@@ -252,6 +252,11 @@ def _add_mindcube(kinds: Verbs) -> None:
         action="store_true",
         help="show each question the images of another scene: what is got right without looking",
     )
+    verb.add_argument(
+        "--choose",
+        action="store_true",
+        help="after what is written before the answer, take the likeliest option: always one that can be read",
+    )
     verb.add_argument("--batch", type=positive, default=8, help="questions per forward pass")
     verb.add_argument("--max-new-tokens", type=positive, help="where answers are cut; default: as the templates say")
     verb.add_argument("--overwrite", action="store_true", help="begin anew, whatever the output holds")
@@ -265,9 +270,11 @@ def _eval_mindcube(args: argparse.Namespace, _: list[str]) -> int:
 
     check_file(args.out)
     wording = read_wording(args.prompts or shipped("mindcube.yaml"), args.task)
-    from vagen.evaluate.mindcube.ask import ask, prepare, shuffled
+    from vagen.evaluate.mindcube.ask import ask, choosing, prepare, shuffled
 
     inquiry = prepare(args.questions, args.images, wording)
+    if args.choose:
+        inquiry = choosing(inquiry)
     if args.shuffle_images:
         inquiry = shuffled(inquiry)
     chat = _load_chat(args.model, None)

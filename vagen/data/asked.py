@@ -12,6 +12,7 @@ from vagen.cloze.windows import event_shares
 from vagen.data.stream import ClozeStream
 
 GROUPS_COUNTED = 128
+KINDS_NAMED = 8  # of the kinds of change; a room where anything may come into view has more than a hundred
 
 
 def asked(stream: ClozeStream, groups: int = GROUPS_COUNTED) -> list[str]:
@@ -32,7 +33,10 @@ def _shares(samples: list[Sample]) -> str:
     parts = []
     if about_change:
         shares = sorted(event_shares(about_change).items(), key=lambda pair: -pair[1])
-        parts.append("changes " + ", ".join(f"{kinds or 'nothing visible'} {share:.0%}" for kinds, share in shares))
+        named = [f"{kinds or 'nothing visible'} {share:.0%}" for kinds, share in shares[:KINDS_NAMED]]
+        if rest := shares[KINDS_NAMED:]:
+            named.append(f"{len(rest)} others {sum(share for _, share in rest):.0%}")
+        parts.append(f"changes {', '.join(named)}")
     if ends:
         parts.append(f"termination {sum(ends) / len(ends):.0%} yes")
     return "; ".join(parts) or "no transitions"

@@ -10,14 +10,17 @@ import time
 from dataclasses import replace
 from pathlib import Path
 
+import numpy as np
 import pytest
 from PIL import Image
 
 import vagen.cli
 from vagen.config import shipped
-from vagen.evaluate.mindcube.ask import ask, prepare, run_file, shuffled
+from vagen.evaluate.mindcube.ask import ask, choose, choosing, prepare, run_file, shuffled
 from vagen.mindcube.prompts import read_wording
-from vagen.mindcube.rows import MindCubeError, read_responses, scene_of
+from vagen.mindcube.rows import MindCubeError, read_responses, scene_of, take_apart
+from vagen.policy.chat import Picture
+from vagen.policy.generate import score_choices
 
 ROOT = Path(__file__).parents[3]
 TOKENS = 4
@@ -89,6 +92,38 @@ def test_with_shuffled_images_every_question_sees_another_scene(exam, chat, tmp_
 def test_a_scene_that_is_alone_cannot_be_shuffled(exam):
     with pytest.raises(MindCubeError, match="no other scene has 1 images, as among_group000 has"):
         shuffled(exam(3))
+
+
+# ------------------------------------------------------------------------------------------------------------ choosing
+
+
+def test_chosen_answers_are_the_likeliest_options_after_what_was_written(exam, chat):
+    """What was written before the answer stays; each option is scored for itself, alone in its batch."""
+    inquiry = exam(4, "ff_rsn")
+    prompts, texts = [], ["<think>one</think><answer>none of them", "<think>cut", "", "<answer>B<answer>"]
+    for number in range(4):
+        shown = [Picture.of(np.asarray(Image.open(path).convert("RGB"))) for path in inquiry.images[number]]
+        prompts.append((chat.ask(inquiry.prompts[number], shown), shown))
+    found = choose(chat, prompts, texts, inquiry.rows)
+    leads = ["<think>one</think><answer>", "<think>cut<answer>", "<answer>", "<answer>"]
+    for output, lead, prompt, row in zip(found, leads, prompts, inquiry.rows, strict=True):
+        outputs = [f"{lead}{letter}. {option}</answer>" for letter, option in take_apart(row["question"]).options]
+        scores = [score_choices(chat, prompt, [one])[0] for one in outputs]
+        assert output == outputs[int(np.argmax(scores))]
+
+
+def test_a_run_that_chooses_is_another_run(exam, chat, tmp_path):
+    inquiry, out = exam(), tmp_path / "responses.jsonl"
+    ask(chat, choosing(inquiry), out, 3, TOKENS, overwrite=False)
+    options = [[f"<answer>{'. '.join(o)}</answer>" for o in take_apart(r["question"]).options] for r in inquiry.rows]
+    assert all(row["answer"].endswith(tuple(ends)) for row, ends in zip(lines(out), options, strict=True))
+    with pytest.raises(MindCubeError, match="responses with chosen True, not False"):
+        ask(chat, inquiry, out, 3, TOKENS, overwrite=False)
+
+
+def test_without_options_there_is_nothing_to_choose(exam):
+    with pytest.raises(MindCubeError, match=r"line 1: among_group000\S* has no options to choose among"):
+        choosing(exam(2, question="What is behind the chair?"))
 
 
 # ------------------------------------------------------------------------------------------------------------ resuming

@@ -11,7 +11,7 @@ import hashlib
 import json
 import os
 from collections import defaultdict
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path, PurePosixPath
@@ -23,11 +23,14 @@ from pydantic import TypeAdapter, ValidationError
 
 from vagen.files import check_file, write_json
 from vagen.mindcube.prompts import Wording
-from vagen.mindcube.rows import BASIC_ANSWERS, MAP_ANSWERS, MindCubeError, read_rows, scene_of, setting_of
+from vagen.mindcube.rows import BASIC_ANSWERS, MAP_ANSWERS, MindCubeError, read_rows, scene_of, setting_of, take_apart
 from vagen.policy.chat import Chat, Picture
+from vagen.policy.generate import Asked as Prompted
 from vagen.policy.generate import generate
+from vagen.policy.likelihood import log_probabilities
 from vagen.progress import Progress
 
+_ANSWER = "<answer>"
 ANSWER_FIELDS = tuple(dict.fromkeys((*MAP_ANSWERS, *BASIC_ANSWERS, "plain_answer", "cognitive_map")))
 
 
@@ -52,6 +55,7 @@ class Inquiry:
         digest: of the file.
         wording: how the task is put.
         shuffled: the images are those of other scenes.
+        chosen: answers are chosen among the options, see :func:`choose`.
     """
 
     source: Path
@@ -61,6 +65,7 @@ class Inquiry:
     digest: str
     wording: Wording
     shuffled: bool = False
+    chosen: bool = False
 
 
 @dataclass(frozen=True)
@@ -75,6 +80,7 @@ class Run:
         questions: a digest of the file of questions.
         max_new_tokens: where answers are cut.
         shuffled: whether the images were those of other scenes.
+        chosen: whether answers were chosen among the options.
     """
 
     model: str
@@ -84,6 +90,7 @@ class Run:
     questions: str
     max_new_tokens: int
     shuffled: bool = False
+    chosen: bool = False
 
 
 _ASKED = TypeAdapter(Asked)
@@ -135,6 +142,18 @@ def shuffled(inquiry: Inquiry) -> Inquiry:
     return replace(inquiry, images=images, shuffled=True)
 
 
+def choosing(inquiry: Inquiry) -> Inquiry:
+    """The same questions, answered by choosing among their options: see :func:`choose`.
+
+    Raises:
+        MindCubeError: a question has no options.
+    """
+    for number, row in enumerate(inquiry.rows, start=1):
+        if not take_apart(row["question"]).options:
+            raise MindCubeError(f"{inquiry.source}, line {number}: {row['id']} has no options to choose among")
+    return replace(inquiry, chosen=True)
+
+
 def ask(chat: Chat, inquiry: Inquiry, out: Path, batch: int, max_new_tokens: int, overwrite: bool) -> int:
     """Answer what is not answered yet; returns how many rows were.
 
@@ -149,7 +168,7 @@ def ask(chat: Chat, inquiry: Inquiry, out: Path, batch: int, max_new_tokens: int
     """
     wording = inquiry.wording
     named = (wording.task, wording.digest, inquiry.digest)
-    run = Run(chat.policy.name, chat.policy.digest, *named, max_new_tokens, inquiry.shuffled)
+    run = Run(chat.policy.name, chat.policy.digest, *named, max_new_tokens, inquiry.shuffled, inquiry.chosen)
     with _responses(check_file(out), run, inquiry, overwrite) as (file, done):
         total = len(inquiry.rows)
         with Progress(total, "mindcube", "questions", start=done) as progress:
@@ -196,18 +215,38 @@ def _need_images(files: Sequence[Sequence[Path]], folder: Path) -> None:
         )
 
 
-def answers(chat: Chat, inquiry: Inquiry, chosen: Sequence[int], max_new_tokens: int) -> list[str]:
-    """Greedy answers to some rows, by their numbers, in one batch.
+def answers(chat: Chat, inquiry: Inquiry, numbers: Sequence[int], max_new_tokens: int) -> list[str]:
+    """Greedy answers to some rows, by their numbers, in one batch; chosen ones where the inquiry wants that.
 
     Raises:
         MindCubeError: an image cannot be read.
     """
-    pictures = {path: _picture(path) for number in chosen for path in inquiry.images[number]}
+    pictures = {path: _picture(path) for number in numbers for path in inquiry.images[number]}
     prompts = []
-    for number in chosen:
+    for number in numbers:
         shown = [pictures[path] for path in inquiry.images[number]]
         prompts.append((chat.ask(inquiry.prompts[number], shown), shown))
-    return generate(chat, prompts, max_new_tokens, len(chosen))
+    texts = generate(chat, prompts, max_new_tokens, len(numbers))
+    return choose(chat, prompts, texts, [inquiry.rows[number] for number in numbers]) if inquiry.chosen else texts
+
+
+def choose(chat: Chat, prompts: Sequence[Prompted], texts: Sequence[str], rows: Sequence[Mapping[str, Any]]) -> list[str]:
+    """Outputs whose answer is an option: what was written before the answer stays, then the likeliest option follows.
+
+    The likeliest is the one whose letter and text together have the greatest probability after what stands before
+    them, as in the multiple-choice tasks of LM Evaluation Harness (Gao et al. 2021). So a model need not know the
+    letter before it writes the text, and always gives an answer that can be read.
+
+    Args:
+        texts: what was written freely to each prompt.
+        rows: with the ``question`` of each, in which the options stand.
+    """
+    outputs = []
+    for text, row in zip(texts, rows, strict=True):
+        lead = text.partition(_ANSWER)[0] + _ANSWER
+        outputs.append([f"{lead}{letter}. {option}</answer>" for letter, option in take_apart(row["question"]).options])
+    likely = log_probabilities(chat, prompts, outputs, len(prompts))
+    return [options[int(found.argmax())] for options, found in zip(outputs, likely, strict=True)]
 
 
 def _picture(path: Path) -> Picture:
