@@ -51,7 +51,7 @@ def main() -> None:
     parser.add_argument("--prompts", type=Path, required=True)
     parser.add_argument("--task", choices=TASKS, required=True)
     parser.add_argument("--n", type=int, default=400, help="questions, spread over the file")
-    parser.add_argument("--choose", action="store_true", help="take the likeliest option, as `vagen eval mindcube` does")
+    parser.add_argument("--choose", action="store_true", help="take the likeliest option, as in `vagen eval mindcube`")
     parser.add_argument("--out", type=Path, required=True)
     args = parser.parse_args()
     inquiry = thinned(prepare(args.questions, args.images, read_wording(args.prompts, args.task)), args.n)

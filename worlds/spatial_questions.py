@@ -39,7 +39,7 @@ YES_NO = ("Yes", "No")
 DIAGONALS = ("Diagonally forward and left", "Diagonally forward and right")
 SIDEWAYS = ("Directly left", "Directly right")
 SIDES = ("Left", "Right")
-_START = 0  # where motions begin: two images tell nothing of the map but what is relative to the first, and it looks up
+_START = 0  # where motions begin: two images tell only what is relative to the first, and this one looks up
 Category = tuple[str, str, str, str]
 
 

@@ -230,7 +230,9 @@ def answers(chat: Chat, inquiry: Inquiry, numbers: Sequence[int], max_new_tokens
     return choose(chat, prompts, texts, [inquiry.rows[number] for number in numbers]) if inquiry.chosen else texts
 
 
-def choose(chat: Chat, prompts: Sequence[Prompted], texts: Sequence[str], rows: Sequence[Mapping[str, Any]]) -> list[str]:
+def choose(
+    chat: Chat, prompts: Sequence[Prompted], texts: Sequence[str], rows: Sequence[Mapping[str, Any]]
+) -> list[str]:
     """Outputs whose answer is an option: what was written before the answer stays, then the likeliest option follows.
 
     The likeliest is the one whose letter and text together have the greatest probability after what stands before
@@ -244,7 +246,8 @@ def choose(chat: Chat, prompts: Sequence[Prompted], texts: Sequence[str], rows: 
     outputs = []
     for text, row in zip(texts, rows, strict=True):
         lead = text.partition(_ANSWER)[0] + _ANSWER
-        outputs.append([f"{lead}{letter}. {option}</answer>" for letter, option in take_apart(row["question"]).options])
+        options = take_apart(row["question"]).options
+        outputs.append([f"{lead}{letter}. {option}</answer>" for letter, option in options])
     likely = log_probabilities(chat, prompts, outputs, len(prompts))
     return [options[int(found.argmax())] for options, found in zip(outputs, likely, strict=True)]
 
