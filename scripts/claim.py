@@ -16,7 +16,8 @@ nothing else:
 Success on validation layouts is compared as its mean over training (the area under its curve divided by the length),
 once over equal numbers of steps of the world and once over equal seconds of one processor. Both count from the very
 beginning, where success is 0 until it is first measured: what comes before RL is charged. All runs of a world are
-compared up to where the first of them ends.
+compared up to where the first of them ends. What a policy still knows of its world after the last step is measured by
+the same clozes, about validation layouts.
 
 Every run that ends becomes one line of ``runs.jsonl``. The same command goes on where it was stopped, in the middle of
 a run too. Then ``claim.json``, ``table.md`` and ``claim.png`` are written, the path of the first printed.
@@ -44,8 +45,13 @@ from pydantic import TypeAdapter, ValidationError
 from vagen.cloze.grammar import ClozeError, named
 from vagen.config import Config, ConfigError, load, save
 from vagen.data.shards import read_manifest
+from vagen.evaluate.worldmodel import evaluate
 from vagen.files import atomic_path, ensure_folder, write_text_atomically
+from vagen.policy.chat import Chat
+from vagen.policy.policy import best_device
+from vagen.policy.policy import load as load_policy
 from vagen.train.playing import COLLECTED
+from vagen.train.run import models_of
 from worlds import WorldError
 
 Axis = Literal["steps", "seconds"]
@@ -58,6 +64,7 @@ ARMS: dict[str, tuple[str, ...]] = {
     "pretraining": ("rl.auxiliary.weight=null",),
     "both": (),
 }
+ASKED, SEED_OF_QUESTIONS = 200, 5  # clozes of each kind that a run is asked in the end, and which
 # Quantiles of Student's t for two-sided 95 % intervals, by degrees of freedom from 1 on.
 STUDENT = (12.706, 4.303, 3.182, 2.776, 2.571, 2.447, 2.365, 2.306, 2.262, 2.228, 2.201, 2.179, 2.160, 2.145, 2.131)
 
@@ -73,13 +80,19 @@ class Point:
 
 @dataclass(frozen=True)
 class Run:
-    """One training. ``settings``: digest of its configuration, so that none is mistaken for another."""
+    """One training.
+
+    Attributes:
+        settings: digest of its configuration, so that none is mistaken for another.
+        known: of each cloze, the share that is answered rightly after the last step.
+    """
 
     world: str
     arm: str
     seed: int
     settings: str
     curve: tuple[Point, ...]
+    known: dict[str, float]
 
     @property
     def name(self) -> str:
@@ -119,6 +132,16 @@ class Row:
     gain: Mean | None
 
 
+@dataclass(frozen=True)
+class Knowledge:
+    """How many clozes of a kind an arm answers rightly after the last step."""
+
+    world: str
+    arm: str
+    cloze: str
+    right: Mean
+
+
 def main(arguments: Sequence[str] | None = None) -> int:
     """Returns 0, or 2 for bad input; what a training fails with is its own exit code."""
     parser = argparse.ArgumentParser(
@@ -142,20 +165,26 @@ def main(arguments: Sequence[str] | None = None) -> int:
             if found is None:
                 if code := train(config):
                     return code
-                found = replace(run, curve=curve_of(Path(config.output), config))
+                folder = Path(config.output)
+                found = replace(run, curve=curve_of(folder, config), known=known(folder, config))
                 with (args.output / "runs.jsonl").open("a", encoding="utf-8") as file:
                     file.write(_RUN.dump_json(found).decode() + "\n")
             runs.append(found)
     except (ConfigError, ClozeError, WorldError) as error:
         print(f"claim: {' '.join(str(error).split())}", file=sys.stderr)
         return 2
-    rows = compare(runs)
-    write_text_atomically(args.output / "table.md", table(rows))
-    draw(runs, rows, args.output / "claim.png")
-    result = args.output / "claim.json"
-    write_text_atomically(result, json.dumps({"rows": [asdict(row) for row in rows]}, indent=2) + "\n")
-    print(result)
+    print(write_up(args.output, runs))
     return 0
+
+
+def write_up(output: Path, runs: Sequence[Run]) -> Path:
+    """Write the tables, the figure and, last, everything as JSON; returns the path of that."""
+    rows, kept = compare(runs), knowledge(runs)
+    write_text_atomically(output / "table.md", f"{table(rows)}\n{table_of_knowledge(kept)}")
+    draw(runs, rows, output / "claim.png")
+    everything = {"rows": list(map(asdict, rows)), "known": list(map(asdict, kept))}
+    write_text_atomically(output / "claim.json", json.dumps(everything, indent=2) + "\n")
+    return output / "claim.json"
 
 
 # ------------------------------------------------------------------------------------------------------------ training
@@ -186,7 +215,7 @@ def configure(path: Path, overrides: Sequence[str], output: Path, arm: str, seed
     if acting:
         raise ConfigError(f"clozes.weights: {', '.join(acting)} teach how to act, which is what RL is to do here")
     config = load(path, [*settings, *ARMS[arm]])
-    run = Run(rl.rollouts.worlds[0], arm, seed, digest(config), ())
+    run = Run(rl.rollouts.worlds[0], arm, seed, digest(config), (), {})
     return run, config.model_copy(update={"output": str(output / run.name)})
 
 
@@ -244,6 +273,16 @@ def curve_of(run: Path, config: Config) -> tuple[Point, ...]:
         if "eval/success" in record:
             curve.append(Point(steps, seconds, record["eval/success"]))
     return tuple(curve)
+
+
+def known(run: Path, config: Config) -> dict[str, float]:
+    """The share of each of the configuration's clozes that the last checkpoint gets right, on validation layouts."""
+    assert config.rl is not None, "checked in configure"
+    policy = load_policy(str(list(models_of(run).values())[-1]))
+    policy.model.to(best_device())
+    clozes, worlds = list(config.clozes.weights), config.rl.rollouts.worlds
+    card = evaluate(Chat(policy), worlds, clozes, ASKED, SEED_OF_QUESTIONS, "val")
+    return {row["cloze"]: row["accuracy"] for row in card["rows"]}
 
 
 # ----------------------------------------------------------------------------------------------------------- comparing
@@ -319,6 +358,15 @@ def _row(
     )
 
 
+def knowledge(runs: Sequence[Run]) -> list[Knowledge]:
+    """What every arm knows in the end, in every world and of every cloze."""
+    cells = dict.fromkeys((run.world, run.arm, cloze) for run in runs for cloze in run.known)
+    return [
+        Knowledge(*cell, mean([run.known[cell[2]] for run in runs if (run.world, run.arm) == cell[:2]]))
+        for cell in cells
+    ]
+
+
 # ------------------------------------------------------------------------------------------------------------- showing
 
 
@@ -331,6 +379,16 @@ def table(rows: Sequence[Row]) -> str:
         gain = "" if row.gain is None else said(row.gain, "+")
         cells = [over, row.world, row.arm, said(row.area), said(row.last), gain, str(row.area.n)]
         lines.append(f"| {' | '.join(cells)} |")
+    return "\n".join(lines) + "\n"
+
+
+def table_of_knowledge(kept: Sequence[Knowledge]) -> str:
+    """Markdown: a line per world and arm, a column per cloze."""
+    clozes = list(dict.fromkeys(one.cloze for one in kept))
+    lines = [f"| world | arm | {' | '.join(clozes)} |", "|" + "---|" * (2 + len(clozes))]
+    for world, arm in dict.fromkeys((one.world, one.arm) for one in kept):
+        right = {one.cloze: said(one.right) for one in kept if (one.world, one.arm) == (world, arm)}
+        lines.append(f"| {world} | {arm} | {' | '.join(right.get(cloze, '') for cloze in clozes)} |")
     return "\n".join(lines) + "\n"
 
 

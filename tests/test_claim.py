@@ -108,7 +108,7 @@ def test_arms_are_compared_up_to_where_the_first_run_of_a_world_ends(claim):
             for arm, success, more in (("rl", 0.2, 1), ("both", 0.3, 2)):
                 ends = (length * more, 10 * length * more)
                 points = curve(claim, (0, 0, success + luck), (*ends, success + luck))
-                runs.append(claim.Run(world, arm, seed, "", points))
+                runs.append(claim.Run(world, arm, seed, "", points, {}))
     rows = {(row.axis, row.world, row.arm): row for row in claim.compare(runs)}
     assert rows["steps", "a", "both"].until == 100
     assert rows["seconds", "mean", "both"].until == 750
@@ -120,6 +120,21 @@ def test_arms_are_compared_up_to_where_the_first_run_of_a_world_ends(claim):
             assert row.area.high - row.area.low > 1, "two seeds say little about the mean itself"
             assert rows[axis, world, "rl"].gain is None
     assert "| +0.100 (+0.100 to +0.100) | 2 |" in claim.table(list(rows.values()))
+
+
+def test_what_arms_know_in_the_end_is_the_mean_of_their_seeds(claim):
+    right = {("a", "rl"): [{"forward": 0.1}, {"forward": 0.3}], ("a", "both"): [{"forward": 0.9}, {"forward": 0.7}]}
+    runs = [
+        claim.Run(world, arm, seed, "", (), known)
+        for (world, arm), seeds in right.items()
+        for seed, known in enumerate(seeds)
+    ]
+    found = claim.knowledge(runs)
+    assert [(one.world, one.arm, one.cloze) for one in found] == [("a", "rl", "forward"), ("a", "both", "forward")]
+    assert [one.right.value for one in found] == pytest.approx([0.2, 0.8])
+    lines = claim.table_of_knowledge(found).splitlines()
+    assert lines[0] == "| world | arm | forward |"
+    assert lines[3].startswith("| a | both | 0.800 (")
 
 
 def test_costs_add_up_from_the_metrics(claim, config, tmp_path):
@@ -153,7 +168,11 @@ def test_the_study_runs_resumes_and_shows_itself(claim, config, tmp_path, capsys
     first, both = json.loads(lines[0])["curve"], json.loads(lines[1])["curve"]
     assert len(first) == 3
     assert first[0]["steps"] == both[0]["steps"] > 0, "both collect the same episodes before"
-    rows = json.loads((tmp_path / "out" / "claim.json").read_text())["rows"]
+    found = json.loads((tmp_path / "out" / "claim.json").read_text())
+    rows = found["rows"]
+    assert {(one["arm"], one["cloze"]) for one in found["known"]} == {
+        (arm, cloze) for arm in ("rl", "both") for cloze in load(config).clozes.weights
+    }
     assert {(row["axis"], row["arm"]) for row in rows} == {
         (a, b) for a in ("steps", "seconds") for b in ("rl", "both")
     }
