@@ -482,6 +482,9 @@ class Filter(Section):
         default="ragen_code", description="top_p adds up scores, with a slack of 0.01, or their squares, with none"
     )
     score: Literal["std", "variance"] = Field(default="std", description="of the rewards of a group's episodes")
+    rewards: Literal["total", "outcome"] = Field(
+        default="total", description="which rewards are scored: all of them, or the task's alone"
+    )
     outcome_gate: bool = Field(default=True, description="variance that comes from the form alone does not count")
     include_zero: bool = Field(default=True, description="keep groups of score 0 in the running")
     largest: bool = Field(default=True, description="prefer large scores; false: small ones, to see what it is worth")

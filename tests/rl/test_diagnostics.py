@@ -377,3 +377,21 @@ def test_pass_at_k_refuses_impossible_counts(n, c, k):
 )
 def test_interval_score(low, high, actual, score):
     assert interval_score(low, high, actual) == pytest.approx(score)
+
+
+def test_no_order_among_what_is_no_number():
+    """A reasoning whose own prompt has no probability has not found it."""
+    joint = torch.tensor([[math.nan, -1.0], [-2.0, -3.0]])
+    found = mutual_information(joint, torch.tensor([3, 3]), torch.tensor([0, 1]))
+    assert math.isnan(found["retrieval@1"])
+    assert math.isnan(found["mi_sequence"])
+
+
+@pytest.mark.parametrize(
+    ("own", "duplicates", "message"),
+    [([0, 2], None, "from 0 to 1"), ([0, -1], None, "from 0 to 1"), ([0, 1], [0], "each of 2 prompts, got 1")],
+)
+def test_columns_that_are_not_there_are_refused(own, duplicates, message):
+    other = None if duplicates is None else torch.tensor(duplicates)
+    with pytest.raises(ValueError, match=message):
+        mutual_information(torch.zeros(2, 2), torch.tensor([3, 3]), torch.tensor(own), other)

@@ -12,6 +12,7 @@ from hypothesis import strategies as st
 from vagen.rl.filters import (
     MOST_EMPTY_STEPS,
     STRATEGIES,
+    VALUELESS,
     NothingToLearnError,
     count_empty,
     group_scores,
@@ -302,3 +303,13 @@ def test_training_stops_after_five_empty_steps_in_a_row():
     assert empty == MOST_EMPTY_STEPS - 1 == 4
     with pytest.raises(NothingToLearnError, match="5 steps in a row"):
         count_empty(empty, 0)
+
+
+@by_every_strategy
+def test_only_strategies_that_take_a_value_need_one(strategy):
+    scores = torch.tensor([2.0, 0.0, 1.0])
+    if strategy in VALUELESS:
+        assert select_groups(scores, strategy, None).tolist() == (select_groups(scores, strategy, 0.5).tolist())
+    else:
+        with pytest.raises(ValueError, match="needs finite scores and value"):
+            select_groups(scores, strategy, None)

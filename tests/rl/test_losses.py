@@ -338,3 +338,8 @@ def test_the_gate_opens_where_the_target_is_ahead(gap, sharpness):
 
 def test_the_gate_survives_extremes():
     assert sigmoid_gate(torch.tensor([-1e4, 1e4])).tolist() == [0, 1]
+
+
+def test_signs_of_whole_numbers_have_their_weights():
+    found = sign_weights(torch.tensor([1, -1, 0]), 0.5, 1.25)
+    assert found.tolist() == [0.5, 1.25, 1.25]

@@ -137,8 +137,10 @@ def test_descriptions_may_not_pay_more_than_half_of_success():
         RewardError, match=r"add up to 2.5 over 10 turns, and success pays 1: keep them below 0.5"
     ) as no:
         check_budget(RewardWeights(1, 0.05, 0.1, 0.1), turns=10, success=1)
-    assert "weights 0.2 times as large" in str(no.value)
-    check_budget(RewardWeights(1, 0.01, 0.02, 0.02), turns=10, success=1)
+    assert "weights less than 0.2 times as large" in str(no.value)
+    check_budget(RewardWeights(1, 0.01, 0.02, 0.0199), turns=10, success=1)
+    with pytest.raises(RewardError, match=r"keep them below 0\.5"):
+        check_budget(RewardWeights(1, 0.25), turns=2, success=1)
     check_budget(RewardWeights(1), turns=10_000, success=1)
 
 

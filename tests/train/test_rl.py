@@ -295,7 +295,7 @@ def test_reward_rises(reinforce):
     run = reinforce(
         rl={
             "rollouts": {"groups": 8, "members": 8, "turns": 2},
-            "rewards": {"format": 0.25},
+            "rewards": {"format": 0.24},
             "filter": {"strategy": "none", "outcome_gate": False},
             "warmup": {"steps": 48, "rows": 8, "episodes": 60},
         },
@@ -449,9 +449,25 @@ def test_groups_that_differ_in_form_alone_are_phantoms(rl_values, tmp_path):
     assert values["groups/equal"] == pytest.approx(2 / 3)
 
 
+def test_groups_can_be_scored_by_outcomes_alone(rl_values, tmp_path):
+    """One whose outcomes hardly differ and whose forms do, and one the other way round."""
+    filtered = {"strategy": "top_k", "value": 0.5}
+    parts = {"task": 0.0, "format": 0.0, "state_estimation": 0.0, "transition": 0.0}
+    episodes = [
+        Played(number, number // 2, "w", False, outcome + form, outcome, parts, (1,), 1, 0, 1, False, "")
+        for number, (outcome, form) in enumerate([(0, 0), (0.01, -1), (0, 0), (0.5, 0)])
+    ]
+    for rewards, kept in (("total", [0]), ("outcome", [1])):
+        values = rl_values(tmp_path, rl={"filter": {**filtered, "rewards": rewards}})
+        config = Config.model_validate(values)
+        assert config.rl is not None
+        assert loop.choose_groups(episodes, config.rl)[0] == kept
+
+
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
+        ({"rl": {"source": "clozes", "rewards": {"format": 10}}}, "keep them below 0.5"),
         ({"rl": {"rewards": {"format": 0.5}}}, "keep them below 0.5"),
         ({"model": {"tiny": {"image_size": 48}}}, "draws 32x32 pixels"),
         ({"model": {"lora": {"rank": 2, "dropout": 0.1}}}, "set it to 0"),

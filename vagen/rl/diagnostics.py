@@ -70,7 +70,7 @@ def information(log_probs: Tensor, lengths: Tensor, own_column: Tensor) -> Infor
         own_column: (N,) which prompt a reasoning was written for.
 
     Raises:
-        ValueError: there are no reasonings, or the shapes do not fit.
+        ValueError: there are no reasonings, the shapes do not fit, or there is no such column.
     """
     joint, tokens, own = _exact(log_probs), _exact(lengths).clamp(min=1), _numbers(own_column)
     if joint.ndim != 2 or 0 in joint.shape or tokens.shape != own.shape or len(own) != len(joint):
@@ -78,6 +78,8 @@ def information(log_probs: Tensor, lengths: Tensor, own_column: Tensor) -> Infor
             "mutual information needs (N, M) log-probabilities with N, M > 0, N lengths and N columns, "
             f"got {tuple(joint.shape)}, {tuple(tokens.shape)} and {tuple(own.shape)}"
         )
+    if int(own.min()) < 0 or int(own.max()) >= joint.shape[1]:
+        raise ValueError(f"own columns must be from 0 to {joint.shape[1] - 1}, got {own.tolist()}")
     matched, marginal = _matched(joint, own), _marginal(joint)
     per_token = joint / tokens[:, None]
     sequence = matched - marginal
@@ -209,6 +211,8 @@ def _same_prompt(columns: int, own: Tensor, duplicate_of: Tensor | None) -> Tens
     """(N, M) bool: the columns that hold a reasoning's own prompt."""
     prompt = torch.arange(columns, device=own.device)
     if duplicate_of is not None:
+        if len(duplicate_of) != columns:
+            raise ValueError(f"duplicate_of needs a number for each of {columns} prompts, got {len(duplicate_of)}")
         other = torch.where(_numbers(duplicate_of) < 0, prompt, _numbers(duplicate_of))
         for _ in range(columns):  # duplicates of duplicates: each takes the smallest column that it is linked to
             prompt = torch.minimum(prompt, prompt[other]).scatter_reduce(0, other, prompt, "amin")
@@ -216,7 +220,10 @@ def _same_prompt(columns: int, own: Tensor, duplicate_of: Tensor | None) -> Tens
 
 
 def _retrieval(joint: Tensor, right: Tensor, depth: int) -> Tensor:
-    """(N,) chance that one of the right columns is among the ``depth`` best, if ties are broken at random."""
+    """(N,) chance that one of the right columns is among the ``depth`` best, if ties are broken at random.
+
+    Where a log-probability is no number there is no order, and the chance is none either.
+    """
     best = joint.masked_fill(~right, -torch.inf).amax(1, keepdim=True)
     better = (joint > best).sum(1)
     tied_right = (right & (joint == best)).sum(1)
@@ -228,7 +235,7 @@ def _retrieval(joint: Tensor, right: Tensor, depth: int) -> Tensor:
         left = tied_wrong - (place - better)
         miss = left.clamp(min=0).double() / (left + tied_right).clamp(min=1)
         missed = torch.where(drawing, missed * miss, missed)
-    return 1 - missed
+    return torch.where(joint.isnan().any(1), torch.nan, 1 - missed)
 
 
 # ---------------------------------------------------------------------------------------------------------- perplexity

@@ -137,7 +137,7 @@ class Selection:
 def select_groups(
     scores: Tensor,
     strategy: str,
-    value: float,
+    value: float | None,
     mode: Mode = "ragen_code",
     largest: bool = True,
     include_zero: bool = True,
@@ -169,7 +169,8 @@ def select_groups(
         Ascending indices of the kept groups. Of equal scores, the first are kept.
 
     Raises:
-        ValueError: an unknown strategy or mode, or scores or a value that are no finite numbers.
+        ValueError: an unknown strategy or mode, scores that are no finite numbers, or no finite value where the
+            strategy takes one.
     """
     if strategy not in STRATEGIES:
         raise ValueError(f"unknown filter strategy {strategy!r}: known are {', '.join(STRATEGIES)}")
@@ -177,7 +178,9 @@ def select_groups(
         raise ValueError(f"unknown filter mode {mode!r}: known are {', '.join(MODE_EPS)}")
     scores = as_tensor(scores)
     exact = scores.detach().cpu().double()
-    if not (exact.isfinite().all() and math.isfinite(value)):
+    if value is None and strategy in VALUELESS:
+        value = 0.0
+    if value is None or not (exact.isfinite().all() and math.isfinite(value)):
         raise ValueError(f"filter {strategy!r} needs finite scores and value, got {exact.tolist()} and {value}")
     eligible = torch.ones_like(exact, dtype=torch.bool) if include_zero else exact.abs() > ZERO
     candidates = eligible.nonzero()[:, 0]
@@ -254,6 +257,7 @@ STRATEGIES: dict[str, Callable[[Tensor, Selection], Tensor]] = {
     "vagen": _vagen,
     "none": _none,
 }
+VALUELESS = ("dapo", "none")  # they take no p or k
 
 
 # -------------------------------------------------------------------------------------------------------- what follows

@@ -147,7 +147,8 @@ def kl(log_probs: Tensor, ref_log_probs: Tensor, kind: KlKind) -> Tensor:
 
     ``k1 = -d``: unbiased, may be negative. ``k2 = d² / 2``: biased, little variance. ``k3 = exp(d) - 1 - d``: unbiased
     and never negative. That is about their values, as a penalty in the reward; as a loss on fresh samples it is k2
-    whose gradient is that of the divergence, while k1's is 0 in expectation (Tang & Munos 2025).
+    whose gradient is that of the divergence, while k1's is 0 in expectation (Tang & Munos 2025). k3 is level where the
+    reference is more than e^20 times as likely: it would overflow.
 
     Raises:
         ValueError: there is no such kind.
@@ -188,7 +189,8 @@ def sign_weights(advantages: Tensor, positive: float, negative: float) -> Tensor
     Multiplied with policy losses, Positive-Advantage Reweighting (Jin et al. 2025): tokens of positive advantage are
     what makes entropy collapse.
     """
-    return torch.where(advantages.detach() > 0, positive, negative).to(advantages.dtype)
+    (advantages,) = as_float(advantages.detach())
+    return torch.where(advantages > 0, positive, negative).to(advantages.dtype)
 
 
 def entropy_loss(entropies: Tensor, advantages: Tensor, positive: float, negative: float) -> Tensor:

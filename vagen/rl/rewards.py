@@ -157,17 +157,17 @@ def check_budget(weights: RewardWeights, turns: int, success: float, most: float
     Args:
         turns: of the longest episode.
         success: what the world pays for success.
-        most: the share of it that all descriptions and forms of an episode together may earn.
+        most: the share of it that all descriptions and forms of an episode together must stay below.
 
     Raises:
         RewardError: says how much could be earned, and what would do.
     """
     auxiliary = turns * (weights.format + weights.state_estimation + weights.transition)
     limit = most * weights.task * success
-    if auxiliary > limit:
+    if auxiliary >= limit and auxiliary > 0:
         raise RewardError(
             f"format, state_estimation and transition rewards can add up to {auxiliary:g} over {turns} turns, and "
-            f"success pays {weights.task * success:g}: keep them below {limit:g}, for example by weights "
+            f"success pays {weights.task * success:g}: keep them below {limit:g}, by weights less than "
             f"{limit / auxiliary:.3g} times as large"
         )
 

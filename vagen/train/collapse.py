@@ -36,6 +36,7 @@ def measure_collapse(chat: Chat, turns: Sequence[Turn], most: int) -> dict[str, 
     found = {f"mi/{name}": values[name] for name in KEPT}
     interval = bootstrap_interval(information(both, lengths, own).sequence, own, seed=0)
     null = permutation_null(both, lengths, own, seed=0)
+    found["mi/reasoning_tokens"] = float(lengths.double().mean())
     found |= {"mi/low": interval.low, "mi/high": interval.high, "mi/permuted": null.mean, "mi/p_value": null.p_value}
     if len({len(turn.pictures) for turn in chosen}) == 1 and len({_shapes(turn) for turn in chosen}) == 1:
         images = [

@@ -132,9 +132,9 @@ def check(rl: Rl) -> None:
             raise ConfigError("rl.policy.old=own takes one update a step: set rl.policy.epochs and minibatches to 1")
         if needs_critic(rl) or rl.divergence.weight:
             raise ConfigError("a critic or a reference is asked before an update: set rl.policy.old=measured")
-    if rl.source != "clozes":
-        turns = rl.rollouts.turns if rl.source == "worlds" else 1
-        check_budget(reward_weights(rl), turns, rl.rewards.success, rl.rewards.most)
+    turns = rl.rollouts.turns if rl.source == "worlds" else 1
+    success = 1.0 if rl.source == "clozes" else rl.rewards.success  # of an answer that is exactly right
+    check_budget(reward_weights(rl), turns, success, rl.rewards.most)
 
 
 def reward_weights(rl: Rl) -> RewardWeights:

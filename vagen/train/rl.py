@@ -681,7 +681,9 @@ def choose_groups(played: Sequence[Played], rl: Rl) -> tuple[list[int], dict[str
     kind, ddof = ("variance", 0) if settings.strategy == "vagen" else (settings.score, 1)
     gate = filters.outcome_gate(outcomes, forms, groups, kind, ddof)
     scores = gate.scores
-    if not settings.outcome_gate:
+    if settings.rewards == "outcome":
+        scores = filters.group_scores(outcomes, groups, kind, ddof)
+    elif not settings.outcome_gate:
         scores = filters.group_scores(outcomes + forms, groups, kind, ddof)
     kept = filters.select_groups(
         scores, settings.strategy, settings.value, settings.mode, settings.largest, settings.include_zero

@@ -62,7 +62,12 @@ CHARTS: tuple[_Chart, ...] = (
         {"groups/kept": "learned from", "groups/equal": "all alike", "groups/phantom": "differ in form alone"},
     ),
     _Chart("Entropy", "linear", "nats per token", {"entropy": "of the policy"}),
-    _Chart("Response length", "linear", "tokens", {"rollout/response_tokens": "of a response"}),
+    _Chart(
+        "Response length",
+        "linear",
+        "tokens",
+        {"rollout/response_tokens": "of a response", "mi/reasoning_tokens": "of a reasoning"},
+    ),
     _Chart("Episode length", "linear", "per episode", {"rollout/turns": "turns", "rollout/steps": "actions"}),
     _Chart(
         "Divergence", "linear", "nats per token", {"kl/update": "within a step", "kl/reference": "from the reference"}
