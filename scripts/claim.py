@@ -64,6 +64,7 @@ ARMS: dict[str, tuple[str, ...]] = {
     "pretraining": ("rl.auxiliary.weight=null",),
     "both": (),
 }
+NAMES = {"rl": "RL alone", "auxiliary": "clozes beside", "pretraining": "clozes before", "both": "both"}  # in figures
 ASKED, SEED_OF_QUESTIONS = 200, 5  # clozes of each kind that a run is asked in the end, and which
 # Quantiles of Student's t for two-sided 95 % intervals, by degrees of freedom from 1 on.
 STUDENT = (12.706, 4.303, 3.182, 2.776, 2.571, 2.447, 2.365, 2.306, 2.262, 2.228, 2.201, 2.179, 2.160, 2.145, 2.131)
@@ -121,6 +122,7 @@ class Row:
         area: mean success over training.
         last: success at the end.
         gain: the area less that of the first arm with the same seed; ``None`` for the first arm itself.
+        ahead: the same of the success at the end.
     """
 
     axis: Axis
@@ -130,6 +132,7 @@ class Row:
     area: Mean
     last: Mean
     gain: Mean | None
+    ahead: Mean | None
 
 
 @dataclass(frozen=True)
@@ -346,7 +349,10 @@ def _row(
     def over(values: Mapping[tuple[str, str, int], float], arm: str) -> list[float]:
         return [statistics.fmean(values[world, arm, seed] for world in worlds) for seed in seeds]
 
-    gains = [mine - theirs for mine, theirs in zip(over(areas, arm), over(areas, base), strict=True)]
+    def less_base(values: Mapping[tuple[str, str, int], float]) -> Mean | None:
+        pairs = zip(over(values, arm), over(values, base), strict=True)
+        return None if arm == base else mean([mine - theirs for mine, theirs in pairs])
+
     return Row(
         axis,
         worlds[0] if len(worlds) == 1 else "mean",
@@ -354,7 +360,8 @@ def _row(
         statistics.fmean(until[world] for world in worlds),
         mean(over(areas, arm)),
         mean(over(lasts, arm)),
-        None if arm == base else mean(gains),
+        less_base(areas),
+        less_base(lasts),
     )
 
 
@@ -371,13 +378,22 @@ def knowledge(runs: Sequence[Run]) -> list[Knowledge]:
 
 
 def table(rows: Sequence[Row]) -> str:
-    """Markdown, one line per row."""
-    heads = ["compared over", "world", "arm", "mean success", "at the end", "gain, paired by seed", "seeds"]
+    """Markdown, one line per row; gains are paired by seed."""
+    heads = [
+        "compared over",
+        "world",
+        "arm",
+        "mean success",
+        "at the end",
+        "gain of the mean",
+        "ahead at the end",
+        "seeds",
+    ]
     lines = [f"| {' | '.join(heads)} |", "|" + "---|" * len(heads)]
     for row in rows:
         over = f"{row.until:,.0f} {AXES[row.axis]}"
-        gain = "" if row.gain is None else said(row.gain, "+")
-        cells = [over, row.world, row.arm, said(row.area), said(row.last), gain, str(row.area.n)]
+        gains = ["" if gain is None else said(gain, "+") for gain in (row.gain, row.ahead)]
+        cells = [over, row.world, row.arm, said(row.area), said(row.last), *gains, str(row.area.n)]
         lines.append(f"| {' | '.join(cells)} |")
     return "\n".join(lines) + "\n"
 
@@ -414,10 +430,11 @@ def draw(runs: Sequence[Run], rows: Sequence[Row], output: Path) -> None:
                 curves = [success_at(r.curve, axis, grid) for r in runs if (r.world, r.arm) == (world, arm)]
                 for own in curves:
                     panel.plot(grid, own, color=f"C{number}", lw=0.6, alpha=0.5)
-                panel.plot(grid, np.mean(curves, 0), color=f"C{number}", lw=2, label=arm)
+                panel.plot(grid, np.mean(curves, 0), color=f"C{number}", lw=2, label=NAMES[arm])
             panel.set_title(world, fontsize=10)
             panel.set_xlabel(AXES[axis])
             panel.set_ylim(0, 1)
+            panel.locator_params(axis="x", nbins=6)
             panel.spines[["top", "right"]].set_visible(False)
         panels[line][0].set_ylabel("success, validation")
     panels[0][0].legend(frameon=False)

@@ -118,7 +118,8 @@ def test_arms_are_compared_up_to_where_the_first_run_of_a_world_ends(claim):
             assert row.area.value == pytest.approx(0.45)
             assert (row.gain.value, row.gain.low, row.gain.high) == pytest.approx((0.1, 0.1, 0.1)), "not paired"
             assert row.area.high - row.area.low > 1, "two seeds say little about the mean itself"
-            assert rows[axis, world, "rl"].gain is None
+            assert row.ahead.value == pytest.approx(0.1)
+            assert rows[axis, world, "rl"].gain is rows[axis, world, "rl"].ahead is None
     assert "| +0.100 (+0.100 to +0.100) | 2 |" in claim.table(list(rows.values()))
 
 
