@@ -47,11 +47,9 @@ from vagen.config import Config, ConfigError, load, save
 from vagen.data.shards import read_manifest
 from vagen.evaluate.worldmodel import evaluate
 from vagen.files import atomic_path, ensure_folder, write_text_atomically
-from vagen.policy.chat import Chat
-from vagen.policy.policy import best_device
-from vagen.policy.policy import load as load_policy
+from vagen.policy.chat import open_chat
 from vagen.train.playing import COLLECTED
-from vagen.train.run import models_of
+from vagen.train.run import latest_model
 from worlds import WorldError
 
 Axis = Literal["steps", "seconds"]
@@ -281,10 +279,8 @@ def curve_of(run: Path, config: Config) -> tuple[Point, ...]:
 def known(run: Path, config: Config) -> dict[str, float]:
     """The share of each of the configuration's clozes that the last checkpoint gets right, on validation layouts."""
     assert config.rl is not None, "checked in configure"
-    policy = load_policy(str(list(models_of(run).values())[-1]))
-    policy.model.to(best_device())
-    clozes, worlds = list(config.clozes.weights), config.rl.rollouts.worlds
-    card = evaluate(Chat(policy), worlds, clozes, ASKED, SEED_OF_QUESTIONS, "val")
+    chat, clozes = open_chat(str(latest_model(run))), list(config.clozes.weights)
+    card = evaluate(chat, config.rl.rollouts.worlds, clozes, ASKED, SEED_OF_QUESTIONS, "val")
     return {row["cloze"]: row["accuracy"] for row in card["rows"]}
 
 

@@ -17,8 +17,7 @@ from vagen.evaluate import agent, worldmodel
 from vagen.evaluate.report import write_report
 from vagen.export import export
 from vagen.files import ensure_folder, write_json
-from vagen.policy.chat import Chat
-from vagen.policy.policy import best_device, load
+from vagen.policy.chat import open_chat
 from vagen.rollout.agents import Agent, ExpertAgent, ModelAgent, RandomAgent
 from vagen.rollout.collect import collect
 from vagen.train.launch import run_processes
@@ -49,9 +48,7 @@ def quickstart(config: Config, processes: int) -> Path:
             raise ConfigError(f"training failed with exit code {code}; the lines above say why")
     with _stage("export", timings):
         exported = export(output, output / "export")
-    policy = load(str(exported))
-    policy.model.to(best_device())
-    chat = Chat(policy)
+    chat = open_chat(str(exported))
     with _stage("evaluate", timings):
         evaluation = config.evaluate
         card = worldmodel.evaluate(

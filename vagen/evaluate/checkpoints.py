@@ -19,8 +19,8 @@ from numpy.typing import NDArray
 
 from vagen.evaluate import agent, worldmodel
 from vagen.files import atomic_path
-from vagen.policy.chat import Chat
-from vagen.policy.policy import ModelError, best_device, load
+from vagen.policy.chat import open_chat
+from vagen.policy.policy import ModelError
 from vagen.rollout.agents import ModelAgent
 from vagen.train.run import models_of
 from worlds import Split
@@ -79,10 +79,9 @@ def evaluate(
     points: list[Point] = []
     for number, (step, folder) in enumerate(models.items(), start=1):
         print(f"checkpoint {number} of {len(models)}: step {step}", file=sys.stderr, flush=True)
-        policy = load(str(folder))
-        policy.model.to(best_device())
-        chat = Chat(policy)
-        chosen, asked = worlds or policy.format.worlds, clozes or policy.format.clozes
+        chat = open_chat(str(folder))
+        known = chat.policy.format
+        chosen, asked = worlds or known.worlds, clozes or known.clozes
         card = worldmodel.evaluate(chat, chosen, asked, n, seed, split, batch)
         played = agent.evaluate([ModelAgent(chat, batch)], chosen, episodes, seed, split, max_steps)
         for row in played["rows"]:

@@ -43,7 +43,7 @@ class Worth:
 def worth(text: str, row: Mapping[str, Any], task: Task) -> Worth:
     """Judge an output for a row with ``question``, ``gt_answer`` and, in tasks with a map, ``grounded_cogmap``."""
     parts = _parts(text, task)
-    options = [f"{letter}. {option}" for letter, option in take_apart(str(row["question"])).options]
+    options = take_apart(str(row["question"])).answers
     answer = parts.get("answer", "").strip()
     chosen = answer if answer in options else None
     formed = chosen is not None and list(parts) == _tags(task)

@@ -86,6 +86,11 @@ class Question:
     stem: str
     options: tuple[tuple[str, str], ...]
 
+    @property
+    def answers(self) -> list[str]:
+        """The options as answers are written: ``A. Yes``."""
+        return [f"{letter}. {text}" for letter, text in self.options]
+
 
 def setting_of(id: str | None) -> Setting:
     """The first setting, in official order, that occurs in an id, whatever its case."""

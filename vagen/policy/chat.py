@@ -24,7 +24,7 @@ from vagen.cloze.build import describe_notation
 from vagen.cloze.sample import Sample
 from vagen.data.examples import Example
 from vagen.data.stream import recall, remember
-from vagen.policy.policy import ModelError, Policy
+from vagen.policy.policy import ModelError, Policy, best_device, load
 from worlds import Frame
 
 PROMPTS_KEPT, ANSWERS_KEPT = 8192, 65536
@@ -376,6 +376,13 @@ class Chat:
         """Whether a rendered conversation opens with the beginning-of-sequence token, so that none is to be added."""
         bos = self.tokenizer.bos_token
         return bos is not None and text.startswith(bos)
+
+
+def open_chat(model: str) -> Chat:
+    """A policy, a folder or an id of the Hub, on the best device there is, to be asked."""
+    policy = load(model)
+    policy.model.to(best_device())
+    return Chat(policy)
 
 
 def conversation(sample: Sample, explain: bool, answer: str | None = None) -> list[dict[str, Any]]:

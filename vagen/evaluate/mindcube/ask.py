@@ -246,8 +246,7 @@ def choose(
     outputs = []
     for text, row in zip(texts, rows, strict=True):
         lead = text.partition(_ANSWER)[0] + _ANSWER
-        options = take_apart(row["question"]).options
-        outputs.append([f"{lead}{letter}. {option}</answer>" for letter, option in options])
+        outputs.append([f"{lead}{option}</answer>" for option in take_apart(row["question"]).answers])
     likely = log_probabilities(chat, prompts, outputs, len(prompts))
     return [options[int(found.argmax())] for options, found in zip(outputs, likely, strict=True)]
 
