@@ -150,7 +150,7 @@ def test_what_an_image_shows_is_said_once_for_each(folder):
         facings = {thing["name"]: thing["facing"] for thing in truth["objects"] if "facing" in thing}
         for image, names, view in zip(row["images"], shown, truth["views"], strict=True):
             fronts = [name for name in re.findall(r"the (\w+ \w+)", names) if name in facings]
-            said = [f" The {name} faces {seen_from(view['facing'], facings[name])}." for name in fronts]
+            said = [f" In image 1 the {name} faces {seen_from(view['facing'], facings[name])}." for name in fronts]
             asked[image] = f"Image 1 shows {names}.{''.join(said)}"
     named = rows(folder / "train.naming.jsonl")
     assert [len(row["images"]) for row in named] == [1] * len(asked)

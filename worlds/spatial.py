@@ -82,13 +82,13 @@ class Question:
     def shows(self, view: int) -> str:
         """What the image of a view shows, were it the only one, and which way what has a front faces for who looks.
 
-        ``Image 1 shows the red chair and the blue mug. The red chair faces away from me.``
+        ``Image 1 shows the red chair and the blue mug. In image 1 the red chair faces away from me.``
         """
         scene = self.scene
         steps, heading = shown(scene, (view,)), scene.arrangement.views[view].heading
         for name, facing, seen in zip(scene.names, scene.facings, scene.seen[view], strict=True):
             if seen and facing is not None:
-                steps = steps.seen_facing(name, (facing - heading) % 4)
+                steps = steps.seen_facing(1, name, (facing - heading) % 4)
         return " ".join(steps.lines)
 
     def row(self) -> dict[str, Any]:

@@ -187,9 +187,7 @@ def _among_sees(scene: Known, draw: Draw) -> Draft | None:
     target = ahead if draw.first else draw.one_of([o for o in range(1, 5) if o != ahead])
     name = scene.names[target]
     steps = (
-        shown(scene, (0, 1, 2, 3))
-        .faces(scene.names[0], scene.arrangement.cells[0], facing)
-        .stand(scene.arrangement.cells[0], facing)
+        _standing_as(scene, (0, 1, 2, 3), 0, facing)
         .at(name, scene.arrangement.cells[target])
         .lies(scene.arrangement.cells[0], name, _from_centre(scene, target))
         .means(facing, (_from_centre(scene, target) - facing) % 4)
@@ -223,9 +221,7 @@ def _among_own_sides(scene: Known, draw: Draw) -> Draft | None:
         f"would be {words}?",
         (target, side),
         (1, 2, 3, 4),
-        shown(scene, (0, 1, 2, 3))
-        .faces(scene.names[0], scene.arrangement.cells[0], facing)
-        .stand(scene.arrangement.cells[0], facing),
+        _standing_as(scene, (0, 1, 2, 3), 0, facing),
         (scene.arrangement.cells[0], facing),
         words,
     )
@@ -248,10 +244,7 @@ def _among_from_outside(scene: Known, draw: Draw) -> Draft | None:
         f"would be to the {word} of the {centre}?",
         (target, side),
         [o for o in range(1, 5) if o != stand],
-        shown(scene, (0, 1, 2, 3))
-        .faces(scene.names[stand], scene.arrangement.cells[stand], facing)
-        .stand(scene.arrangement.cells[stand], facing)
-        .at(centre, scene.arrangement.cells[0]),
+        _standing_as(scene, (0, 1, 2, 3), stand, facing).at(centre, scene.arrangement.cells[0]),
         (scene.arrangement.cells[0], facing),
         f"to the {word} of the {centre}",
     )
@@ -363,7 +356,7 @@ def _around_own_sides(scene: Known, draw: Draw) -> Draft | None:
         f"which object would be the nearest {words}?",
         (target, side),
         [other for other in range(count) if other != stand],
-        shown(scene, views).faces(scene.names[stand], cells[stand], facing).stand(cells[stand], facing),
+        _standing_as(scene, views, stand, facing),
         (cells[stand], facing),
         f"the nearest {words}",
     )
@@ -592,6 +585,14 @@ def shown(scene: Known, views: Sequence[int], word: str = "Image") -> Steps:
 def _looking(scene: Known, views: Sequence[int], view: int) -> Steps:
     """What each image shows, and where one stands who looks as one of the views does."""
     return shown(scene, views).stand(*_at(scene, view))
+
+
+def _standing_as(scene: Known, views: Sequence[int], thing: int, facing: Heading) -> Steps:
+    """What each image shows, which way a thing faces in the first that shows it, and how one stands in its place."""
+    first = next(place for place, view in enumerate(views) if scene.seen[view][thing])
+    name, cell = scene.names[thing], scene.arrangement.cells[thing]
+    side = (facing - scene.arrangement.views[views[first]].heading) % 4
+    return shown(scene, views).seen_facing(first + 1, name, side).faces(name, cell, facing).stand(cell, facing)
 
 
 KINDS: Mapping[Setting, Mapping[str, Ask]] = MappingProxyType(

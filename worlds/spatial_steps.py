@@ -50,9 +50,9 @@ class Steps:
     def faces(self, name: str, cell: Cell, heading: Heading) -> Steps:
         return self._and(f"The {name} is at {_cell(cell)} and faces {heading}.")
 
-    def seen_facing(self, name: str, side: int) -> Steps:
-        """Which way something faces for one who looks at it, in quarter turns to the right."""
-        return self._and(f"The {name} faces {_SEEN[side]}.")
+    def seen_facing(self, number: int, name: str, side: int) -> Steps:
+        """Which way something faces for one who looks at an image of it, in quarter turns to the right."""
+        return self._and(f"In image {number} the {name} faces {_SEEN[side]}.")
 
     def forward(self, cell: Cell) -> Steps:
         """Where a step forward leads."""

@@ -218,6 +218,10 @@ def check_steps(question: Question) -> None:
             turn = {"90 degrees to the right": 1, "around": 2, "90 degrees to the left": 3}[match[1]]
             assert headings[match[2]] == (headings[facing] + turn) % 4, step
             facing = match[2]
+        elif match := re.fullmatch(r"In image (\d) the (.+) faces (away from me|to my right|me|to my left)\.", step):
+            looks, faces = (headings[thing["facing"]] for thing in (views[f"Image {match[1]}"], things[match[2]]))
+            assert looks.turned(["away from me", "to my right", "me", "to my left"].index(match[3])) == faces, step
+            assert shares[int(match[1]) - 1][question.scene.names.index(match[2])] >= SEEN, step
         elif match := re.fullmatch(rf"The (.+) is at {cell} and faces (\w+)\.", step):
             assert things[match[1]]["position"] == [int(match[2]), int(match[3])], step
             assert things[match[1]]["facing"] == match[4], step
