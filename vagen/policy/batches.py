@@ -131,7 +131,7 @@ class Batcher:
             weights.append(np.zeros(0))
             cells.append(np.zeros(0, dtype=np.int64))
         images = self.chat.image_tensors(distinct_pictures(rows))
-        return collate(rows, weights, cells, images, self.chat.tokenizer.pad_token_id or 0)
+        return collate(rows, weights, cells, images, self.chat.pad)
 
     def _dummy(self, spare: _Item) -> Row:
         """A row with an image and without targets: a rank that leaves out the vision tower keeps ZeRO waiting."""

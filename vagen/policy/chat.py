@@ -89,6 +89,7 @@ class Chat:
         self.policy = policy
         self.tokenizer = policy.processor.tokenizer
         self.image_token = int(_image_token(policy))
+        self.pad: int = self.tokenizer.pad_token_id or 0
         self.end_tokens = _end_tokens(policy)
         self._prompts: OrderedDict[tuple, Prompt] = OrderedDict()
         self._heads: OrderedDict[tuple, Prompt] = OrderedDict()

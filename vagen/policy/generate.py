@@ -17,7 +17,7 @@ from transformers import LogitsProcessor, LogitsProcessorList, SuppressTokensLog
 from vagen.policy.chat import Chat, Encoded
 from vagen.policy.constrain import Automaton, ConstrainedLogits
 from vagen.policy.packing import Asked as Asked
-from vagen.policy.packing import PackedLoss, collate, distinct_pictures, pack
+from vagen.policy.packing import PackedLoss, even_batch, pack
 from vagen.policy.prefixes import Writing, common_rows, side_by_side, why_not_shared, write_shared
 
 # What a model's own generation configuration may say and greedy decoding must not do: a penalty for repetition, as in
@@ -114,13 +114,10 @@ def score_answers(chat: Chat, prompts: Sequence[Asked], answers: Sequence[Sequen
 def score_encoded(chat: Chat, samples: Sequence[Sequence[Encoded]]) -> list[NDArray[np.float64]]:
     """Log-probabilities, in nats, of the answers of samples, in one forward pass with a row for each list of them."""
     rows = [pack(row) for row in samples]
-    ones, cells = [np.ones(len(row.targets)) for row in rows], [row.sample for row in rows]
-    images = chat.image_tensors(distinct_pictures(rows))
     model = chat.policy.model
     was_training = model.training
     model.eval()
-    batch = collate(rows, ones, cells, images, chat.tokenizer.pad_token_id or 0)
-    losses = PackedLoss(model)(batch.to(chat.policy.device, model.dtype)).double().cpu().numpy()
+    losses = PackedLoss(model)(even_batch(chat, rows).to(chat.policy.device, model.dtype)).double().cpu().numpy()
     model.train(was_training)
     parts = np.split(losses, np.cumsum([len(row.targets) for row in rows])[:-1])
     return [
@@ -188,7 +185,7 @@ def _write_batch(chat: Chat, prompts: Sequence[Asked], answers: Sequence[Writing
         **_PLAIN,
         max_new_tokens=max(answer.limit for answer in answers),
         eos_token_id=sorted(chat.end_tokens),
-        pad_token_id=chat.tokenizer.pad_token_id or 0,
+        pad_token_id=chat.pad,
         logits_processor=LogitsProcessorList(processors),
     )
     written, log_probs = output[:, length:].cpu().numpy(), recorder.finish(output)
@@ -202,7 +199,7 @@ def _write_batch(chat: Chat, prompts: Sequence[Asked], answers: Sequence[Writing
 def _inputs(chat: Chat, prompts: Sequence[Asked]) -> dict[str, torch.Tensor]:
     policy = chat.policy
     length = max(len(prompt.ids) for prompt, _ in prompts)
-    ids = np.full((len(prompts), length), chat.tokenizer.pad_token_id or 0, dtype=np.int64)
+    ids = np.full((len(prompts), length), chat.pad, dtype=np.int64)
     real = np.zeros((len(prompts), length), dtype=np.int64)
     types = np.zeros((len(prompts), length), dtype=np.int32)
     for row, (prompt, _) in enumerate(prompts):  # padding goes on the left, where generation expects it

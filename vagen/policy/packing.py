@@ -20,7 +20,7 @@ import torch
 from numpy.typing import NDArray
 
 from vagen.policy.attention import attention_mask, attention_of, check_packable, packed_attention
-from vagen.policy.chat import Encoded, Picture, Prompt, common_start
+from vagen.policy.chat import Chat, Encoded, Picture, Prompt, common_start
 from vagen.policy.loss import cross_entropy
 from vagen.policy.work import Work
 
@@ -278,6 +278,13 @@ def collate(
         alone=sum((row.alone for row in rows), Work()),
         samples=sum(row.samples for row in rows),
     )
+
+
+def even_batch(chat: Chat, rows: Sequence[Row]) -> Batch:
+    """Rows as a batch in which every target counts alike."""
+    ones = [np.ones(len(row.targets)) for row in rows]
+    cells = [np.zeros(len(row.targets), dtype=np.int64) for row in rows]
+    return collate(rows, ones, cells, chat.image_tensors(distinct_pictures(rows)), chat.pad)
 
 
 def _sizes(rows: Sequence[Row]) -> dict[bytes, int]:

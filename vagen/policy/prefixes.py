@@ -25,7 +25,7 @@ from vagen.policy.chat import Chat, Encoded, common_start
 from vagen.policy.constrain import Automaton, Position, only
 from vagen.policy.errors import ModelError
 from vagen.policy.memory import Memory
-from vagen.policy.packing import Asked, collate, contents_of, distinct_pictures, in_order, pack, shared_images
+from vagen.policy.packing import Asked, contents_of, even_batch, in_order, pack, shared_images
 
 ROW_TOKENS = 1024  # in a row beside those of its first prompt: a row's mask and scores grow with the square
 WRITE_TOGETHER = 16  # answers in a row: what one of them writes takes place that the others attend to in vain
@@ -238,9 +238,7 @@ def _prefill(chat: Chat, rows: Sequence[Sequence[Asked]]) -> _State:
     """The state before the first token of each answer."""
     model, nothing = chat.policy.model, np.zeros(1, dtype=np.int64)
     packed = [pack([Encoded(prompt, nothing, tuple(pictures)) for prompt, pictures in row]) for row in rows]
-    images = chat.image_tensors(distinct_pictures(packed))
-    ones, cells = [np.ones(len(row.targets)) for row in packed], [row.sample for row in packed]
-    batch = collate(packed, ones, cells, images, chat.tokenizer.pad_token_id or 0).to(model.device, model.dtype)
+    batch = even_batch(chat, packed).to(model.device, model.dtype)
     count, length = batch.ids.shape
     columns = torch.arange(length, device=model.device)
     memory = Memory(count)
@@ -279,7 +277,7 @@ def _write(chat: Chat, state: _State, answers: Sequence[Writing]) -> None:
             places = torch.tensor(going, device=chosen.device)
             answers, chosen = [answers[place] for place in going], chosen[places]
             state.keep(places)
-        _advance(chat.policy.model, state, chosen, chat.tokenizer.pad_token_id or 0)
+        _advance(chat.policy.model, state, chosen, chat.pad)
 
 
 def _finished(chat: Chat, answer: Writing) -> bool:

@@ -251,7 +251,7 @@ class CachedEngine:
         device = self.chat.policy.device
         sizes = [len(piece.ids) for piece in pieces]
         count, length, planes = len(pieces), max(sizes), len(pieces[0].positions)
-        ids = np.full((count, length), self.chat.tokenizer.pad_token_id or 0, dtype=np.int64)
+        ids = np.full((count, length), self.chat.pad, dtype=np.int64)
         positions = np.zeros((planes, count, length), dtype=np.int64)
         for number, piece in enumerate(pieces):
             ids[number, : sizes[number]] = piece.ids

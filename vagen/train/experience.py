@@ -18,7 +18,7 @@ from numpy.typing import NDArray
 from vagen.cloze.sample import simulator
 from vagen.config import ConfigError, Rl
 from vagen.policy.chat import Chat, Encoded, told_apart
-from vagen.policy.packing import Batch, Row, collate, distinct_pictures, pack
+from vagen.policy.packing import Batch, even_batch, pack
 from vagen.rl import advantages, filters, losses
 from vagen.rl.rewards import RewardWeights, TurnReward, check_budget, turn_reward
 from vagen.rollout.turns import Rollout
@@ -183,14 +183,6 @@ def plan(chat: Chat, episodes: Sequence[Episode], micro_rows: int, row_tokens: i
     return [_micro(chat, rows[start : start + micro_rows]) for start in range(0, len(rows), micro_rows)]
 
 
-def response_batch(chat: Chat, rows: Sequence[Row]) -> Batch:
-    """Rows as a batch in which every target counts alike."""
-    ones = [np.ones(len(row.targets)) for row in rows]
-    cells = [np.zeros(len(row.targets), dtype=np.int64) for row in rows]
-    images = chat.image_tensors(distinct_pictures(rows))
-    return collate(rows, ones, cells, images, chat.tokenizer.pad_token_id or 0)
-
-
 @dataclass(frozen=True)
 class _Said:
     """A turn: (number of its episode, its own), what it is as a sample, and its prompt as bytes, eight for a token."""
@@ -236,7 +228,7 @@ def _said(episode: Episode, number: int) -> _Said:
 
 
 def _micro(chat: Chat, rows: Sequence[Sequence[_Said]]) -> Micro:
-    batch = response_batch(chat, [pack([said.encoded for said in row]) for row in rows])
+    batch = even_batch(chat, [pack([said.encoded for said in row]) for row in rows])
     return Micro(batch, tuple(said.turn for row in rows for said in row))
 
 

@@ -34,7 +34,7 @@ from vagen.data.stream import Group
 from vagen.policy.actor import Outputs, PackedActor, outputs
 from vagen.policy.batches import Batcher, weights_of
 from vagen.policy.chat import Chat, Encoded, Picture
-from vagen.policy.packing import Batch, Row, pack
+from vagen.policy.packing import Batch, Row, even_batch, pack
 from vagen.policy.policy import Policy, check_path, create
 from vagen.rl import filters, losses
 from vagen.rollout.demonstrations import demonstrate
@@ -56,7 +56,6 @@ from vagen.train.experience import (
     measured,
     needs_critic,
     plan,
-    response_batch,
     targets,
     unmeasured,
 )
@@ -332,7 +331,7 @@ class Learner:
         if warmup.responses:
             settings = settings_of(self.chat, self.rl.rollouts)
             rows = [pack(demonstrate(self.chat, self._pool.episode(step, row), settings)) for row in own]
-            batches = [response_batch(self.chat, chunk) for chunk in self._chunks(rows)]
+            batches = [even_batch(self.chat, chunk) for chunk in self._chunks(rows)]
             parts += self._labelled(batches, warmup.responses)
         if warmup.clozes:
             parts += self._asked([self._pool.group(step, row, 0.0) for row in own], warmup.clozes)
@@ -664,7 +663,7 @@ class Learner:
         picture = Picture.of(frame)
         asked = Encoded(self.chat.ask("", [picture]), self.chat.answer_tokens("?"), (picture,))
         row: Row = pack([asked]).without_targets()
-        return response_batch(self.chat, [row])
+        return even_batch(self.chat, [row])
 
 
 # ------------------------------------------------------------------------------------------------------------ choosing
