@@ -21,6 +21,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 from vagen.cloze.statistics import wilson
+from vagen.data.examples import spread
 from vagen.evaluate.mindcube.answers import extract_letter
 from vagen.evaluate.mindcube.ask import Inquiry, answers, choosing, prepare, shuffled
 from vagen.files import atomic_path, write_json
@@ -81,10 +82,7 @@ def main() -> None:
 
 def thinned(inquiry: Inquiry, n: int) -> Inquiry:
     """So many questions, evenly from all over the file."""
-    total = len(inquiry.rows)
-    chosen = [number * total // n for number in range(n)] if n < total else range(total)
-    parts = (inquiry.rows, inquiry.prompts, inquiry.images)
-    rows, prompts, images = ([part[number] for number in chosen] for part in parts)
+    rows, prompts, images = spread(inquiry.rows, n), spread(inquiry.prompts, n), spread(inquiry.images, n)
     return replace(inquiry, rows=rows, prompts=prompts, images=images)
 
 

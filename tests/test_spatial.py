@@ -8,11 +8,13 @@ from collections import Counter
 from pathlib import Path
 from types import SimpleNamespace
 
+import numpy as np
 import pytest
 from PIL import Image
 
 import vagen.cli
 from tests.spatial_drawing import BoxRenderer
+from tests.worlds.spatial_geometry import in_camera, projected
 from vagen.cloze.statistics import wilson
 from vagen.config import shipped
 from vagen.data.examples import read_examples
@@ -25,11 +27,14 @@ from vagen.mindcube.prompts import TASKS, read_wording
 from vagen.mindcube.rows import MindCubeError, kind_of, read_rows, scene_of, setting_of, take_apart
 from vagen.mindcube.targets import AUGMENTED, PLAIN, REASONING, target
 from vagen.spatial import Amounts, example, write
+from worlds.rooms import KINDS
+from worlds.scene import SceneRenderer, why_missing
 from worlds.spatial import questions
 from worlds.spatial_grid import SETTINGS
 
 WORDINGS = [read_wording(shipped("mindcube.yaml"), task) for task in ("raw_qa", "aug_cgmap_ffr_out")]
 SAMPLE = Path(__file__).parents[1] / "data" / "samples" / "spatial"
+BLIND_HALVES = 3000  # questions of a setting, half of them to learn from
 ASKED_BLINDLY = 5200  # questions that the blind rules are tried on
 
 
@@ -124,6 +129,34 @@ def test_without_looking_there_is_chance_only():
             assert abs(share - expected) < room, (
                 f"{setting}: {baseline.name} is right in {share:.3f} of {expected:.3f}"
             )
+
+
+def test_nothing_that_is_asked_tells_its_answer():
+    """A rule that knows each option with each word before it, and where it stands; learned from half of the scenes."""
+    for setting in SETTINGS:
+        found = list(questions(setting, BLIND_HALVES, BoxRenderer(), 11))
+        right, wrong = Counter(), Counter()
+        for question in found[::2]:
+            for place, option in enumerate(question.options):
+                (right if place == question.right else wrong).update(traces(question, place, option))
+        hits = expected = 0.0
+        for question in found[1::2]:
+            evidence = [
+                sum(math.log((right[t] + 1) / (wrong[t] + 1)) for t in traces(question, place, option))
+                for place, option in enumerate(question.options)
+            ]
+            hits += evidence.index(max(evidence)) == question.right
+            expected += 1 / len(question.options)
+        room = 3.3 * math.sqrt(expected * (1 - expected / (BLIND_HALVES // 2)))
+        assert hits - expected < room, f"{setting}: the text alone tells {hits:.0f} answers, {expected:.0f} by chance"
+
+
+def traces(question, place: int, option: str) -> list[tuple]:
+    """What a reader of the text may notice of an option: the words asked with it, and with its place."""
+    what = "thing" if option in question.scene.names else option
+    words = set(re.findall(r"\w+", question.stem))
+    named = (option in question.stem) and what == "thing"
+    return [(word, key) for word in words for key in (what, place, named)]
 
 
 def test_training_examples_are_prompts_with_right_outputs(folder):
@@ -278,3 +311,37 @@ def test_the_sample_is_what_the_generator_asks_where_everything_is_seen():
         again = [question.row() for question in questions(setting, len(kept), BoxRenderer(), 0)]
         assert [row["question"] for row in again] == [row["question"] for row in kept]
         assert [row["gt_answer"] for row in again] == [row["gt_answer"] for row in kept]
+
+
+@pytest.mark.skipif(bool(why_missing()), reason=f"rooms cannot be drawn: {why_missing()}")
+def test_drawn_images_show_what_questions_are_about_where_the_cameras_look(tmp_path):
+    """The images on the disk, by the renderer itself: each thing is where an independent projection puts it."""
+    write(tmp_path / "data", SceneRenderer(), SETTINGS, Amounts(6, 0, 0), [], 5, 96)
+    renderer = SceneRenderer()
+    seen = 0
+    for setting in SETTINGS:
+        for question in questions(setting, 6, renderer, 5):
+            room = question.scene.room
+            for view, image in zip(question.views, question.images, strict=True):
+                camera = question.scene.cameras[view]
+                picture = renderer.render(room, [camera], 96)[0]
+                np.testing.assert_array_equal(np.asarray(Image.open(tmp_path / "data" / image)), picture)
+                owners = renderer.segment(room, [camera])[0]
+                for number, item in enumerate(room.items):
+                    if not question.scene.seen[view][number]:
+                        continue
+                    columns = np.nonzero(owners == number)[1] / owners.shape[1] * 2 - 1
+                    middle = np.array([item.x, item.y, KINDS[item.kind].height / 2])
+                    away = np.abs(columns - projected(camera, middle)[0]).max()
+                    depth = in_camera(camera, middle)[2] - KINDS[item.kind].radius
+                    reach = KINDS[item.kind].radius / depth / math.tan(math.radians(camera.fov / 2))
+                    assert away < reach + 0.01, f"{image}: {item} reaches {away} from its middle, {reach} at most"
+                    seen += 1
+    assert seen > 60
+
+
+@pytest.mark.skipif(bool(why_missing()), reason=f"rooms cannot be drawn: {why_missing()}")
+def test_the_sample_is_what_the_command_writes(tmp_path):
+    write(tmp_path / "data", SceneRenderer(), SETTINGS, Amounts(24, 0, 12), WORDINGS, 0, 224)
+    for name in ("train.jsonl", "test.jsonl", "train.naming.jsonl"):
+        assert (tmp_path / "data" / name).read_text() == (SAMPLE / name).read_text(), name

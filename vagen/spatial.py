@@ -109,7 +109,7 @@ def write(
     with atomic_folder(output, CARD) as temporary:
         for split in _HUB_SPLITS:
             asked = []
-            for setting in settings:
+            for setting in dict.fromkeys(settings):
                 found = _ask(setting, getattr(amounts, split), renderer, seed, split, temporary, size)
                 counts[split, setting] = len(found), len({question.scene.key for question in found})
                 asked += found

@@ -39,6 +39,7 @@ Array = NDArray[np.float64]
 
 NOBODY = -1  # in ``segment``: walls, floor and ceiling
 
+_LIBRARIES = {"egl": "EGL", "osmesa": "OSMesa"}  # the ways to OpenGL without a screen
 _INSTALL = "pip install 'vagen-cloze[scene]'"
 _DRIVERS = "install Mesa (on Debian and Ubuntu: apt install libegl1 libgl1-mesa-dri, or libosmesa6)"
 _MODEL = """
@@ -65,7 +66,9 @@ def why_missing() -> str:
     if find_spec("mujoco") is None:
         return f"it needs MuJoCo, which is not installed: {_INSTALL}"
     if sys.platform == "linux" and not opengl():
-        return f"it needs OpenGL without a screen, and neither EGL nor OSMesa is there: {_DRIVERS}"
+        wanted = _wanted_opengl()
+        missing = f"MUJOCO_GL={wanted} is not" if wanted else "neither EGL nor OSMesa is"
+        return f"it needs OpenGL without a screen, and {missing} there: {_DRIVERS}"
     return ""
 
 
@@ -162,13 +165,14 @@ def _check_size(size: int) -> None:
 
 def opengl() -> str:
     """How OpenGL is reached without a screen on Linux: "egl", "osmesa", or "" for not at all."""
+    ways = [_wanted_opengl()] if _wanted_opengl() else list(_LIBRARIES)
+    return next((way for way in ways if ctypes.util.find_library(_LIBRARIES[way])), "")
+
+
+def _wanted_opengl() -> str:
+    """The way that the user chose, if it is one of ours."""
     wanted = os.environ.get("MUJOCO_GL", "").lower()
-    if wanted in ("egl", "osmesa"):
-        return wanted
-    for way, library in (("egl", "EGL"), ("osmesa", "OSMesa")):
-        if ctypes.util.find_library(library):
-            return way
-    return ""
+    return wanted if wanted in _LIBRARIES else ""
 
 
 def _open_gl() -> Any:
@@ -219,10 +223,9 @@ class _Stage:
     """One OpenGL context with one scene, whose solids are exchanged from room to room."""
 
     def __init__(self, samples: int) -> None:
-        self.mujoco = importlib.import_module("mujoco")
-        mujoco = self.mujoco
         self.gl = _open_gl()
         self.gl.make_current()
+        self.mujoco = mujoco = importlib.import_module("mujoco")
         model, self.surfaces = _model(mujoco, samples)
         data = mujoco.MjData(model)
         mujoco.mj_forward(model, data)

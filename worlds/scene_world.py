@@ -127,7 +127,7 @@ class FurnishedRoom(EpisodeWorld):
             kind, colour, *_ = layout.things[rng.integers(len(layout.things))]
             x, y = free[rng.integers(len(free))]
             pose = Pose(x, y, int(rng.integers(4)))
-            if _connected(free) and not _arrived(layout, pose, (kind, colour)):
+            if _connected(free) and _distances(layout, self.size, (kind, colour)).get(pose, 0) > 0:
                 break
         self._layout, self._target, self._pose, self._steps = layout, (kind, colour), pose, 0
 

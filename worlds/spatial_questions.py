@@ -135,28 +135,8 @@ def _among_approach(scene: Known, draw: Draw) -> Draft:
     turn = draw.one_of((TO_LEFT, TO_RIGHT))
     ahead = 1 + (view + (1 if turn == TO_LEFT else 3)) % 4
     target = ahead if draw.first else draw.one_of([o for o in range(1, 5) if o != ahead])
-    cell, heading = _at(scene, view)
-    goal, name = scene.arrangement.cells[target], scene.names[target]
-    side = "left" if turn == TO_LEFT else "right"
-    after = moved(cell, heading.turned(turn))
-    steps = (
-        _looking(scene, (0, 1, 2, 3), view)
-        .turned(heading, turn)
-        .at(name, goal)
-        .forward(after)
-        .distance(name, square_distance(cell, goal), square_distance(after, goal))
-        .so(f"I {'get' if draw.first else 'do not get'} closer to the {name}")
-    )
-    return _decided(
-        f"q{view}_2_{2 if turn == TO_LEFT else 3}",
-        ("perpendicular", "P-O", "sequence", "self"),
-        (0, 1, 2, 3),
-        f"{_four_sides(scene)} I stand where image {view + 1} was taken and look the same way. If I turn {side} and "
-        f"walk forward, do I get closer to the {name}?",
-        draw.first,
-        YES_NO,
-        steps,
-    )
+    code = f"q{view}_2_{2 if turn == TO_LEFT else 3}"
+    return _approach(scene, (0, 1, 2, 3), view, turn, target, code, "perpendicular", _four_sides(scene))
 
 
 def _among_beside(scene: Known, draw: Draw) -> Draft:
@@ -330,15 +310,27 @@ def _around_is_behind(scene: Known, draw: Draw) -> Draft:
     )
 
 
+def _around_approach(scene: Known, draw: Draw) -> Draft | None:
+    count = len(scene.names)
+    if count < 3:
+        return None
+    views, _ = _three_sides(draw)
+    turn = draw.one_of((TO_LEFT, TO_RIGHT))
+    ends = (0, count - 1) if (turn == TO_LEFT) == (views[0] == _FRONT) else (count - 1, 0)  # the nearer, the further
+    target = ends[0] if draw.first else ends[1]
+    code = f"q3_{1 + (turn == TO_RIGHT) + 2 * (target > 0) + 4 * (views[0] == _BACK)}"
+    return _approach(scene, views, views[0], turn, target, code, "linear", _row_from(scene, views))
+
+
 def _around_own_sides(scene: Known, draw: Draw) -> Draft | None:
     count = len(scene.names)
     if count < 3:
         return None
     cells = scene.arrangement.cells
-    asked = []  # (who stands there, which side, what is nearest there)
-    for stand, facing in enumerate(scene.facings):
+    asked = []  # (who stands there, which side, what is nearest there); at an end there is nothing on the other side
+    for stand in range(1, count - 1):
         for other in (stand - 1, stand + 1):
-            if facing is not None and 0 <= other < count:
+            if (facing := scene.facings[stand]) is not None:
                 asked.append((stand, (direction(cells[stand], cells[other]) - facing) % 4, other))
     if not asked:
         return None
@@ -551,6 +543,43 @@ def _which(
     return Draft(code, category, views, stem, name, wrong, steps.lines)
 
 
+def _approach(
+    scene: Known, views: tuple[int, ...], view: int, turn: int, target: int, code: str, line: str, opening: str
+) -> Draft:
+    """Whether one comes closer to an object, who turns where one of the images was taken and walks ahead.
+
+    Args:
+        views, view: those shown, and the one where the walk begins.
+        turn: in quarter turns to the right.
+        target: the object.
+        line: how MindCube files the arrangement.
+        opening: what the images are.
+    """
+    cell, heading = _at(scene, view)
+    goal, name = scene.arrangement.cells[target], scene.names[target]
+    after = moved(cell, heading.turned(turn))
+    before_it, after_it = square_distance(cell, goal), square_distance(after, goal)
+    closer = after_it < before_it
+    steps = (
+        _looking(scene, views, view)
+        .turned(heading, turn)
+        .at(name, goal)
+        .forward(after)
+        .distance(name, before_it, after_it)
+        .so(f"I {'get' if closer else 'do not get'} closer to the {name}")
+    )
+    return _decided(
+        code,
+        (line, "P-O", "sequence", "self"),
+        views,
+        f"{opening} I stand where image {views.index(view) + 1} was taken and look the same way. If I turn "
+        f"{'left' if turn == TO_LEFT else 'right'} and walk forward, do I get closer to the {name}?",
+        closer,
+        YES_NO,
+        steps,
+    )
+
+
 def _decided(
     code: str,
     category: Category,
@@ -610,6 +639,7 @@ KINDS: Mapping[Setting, Mapping[str, Ask]] = MappingProxyType(
             "motion": _around_motion,
             "nearest behind": _around_nearest,
             "is behind": _around_is_behind,
+            "approach": _around_approach,
             "own sides": _around_own_sides,
         },
         "rotation": {

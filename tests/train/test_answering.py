@@ -4,6 +4,7 @@ import json
 import os
 import subprocess
 import sys
+from collections import Counter
 from pathlib import Path
 
 import numpy as np
@@ -14,12 +15,13 @@ from PIL import Image
 from vagen.config import Config, ConfigError
 from vagen.data.examples import SOURCE
 from vagen.data.places import DataError
+from vagen.data.stream import Group
 from vagen.mindcube.prompts import TASKS
 from vagen.mindcube.targets import target
 from vagen.policy.policy import create
 from vagen.rl.rewards import RewardError
-from vagen.train.answering import judged, open_exam
-from vagen.train.rl import prepare
+from vagen.train.answering import _one_of, judged, open_exam
+from vagen.train.rl import prepare, train
 from vagen.train.run import cloze_format
 
 COLOURS = {"red": (200, 20, 20), "green": (20, 160, 20), "blue": (20, 40, 200)}
@@ -129,6 +131,29 @@ def test_a_map_is_paid_as_a_description_of_the_state(folder, reinforce):
     assert 0 < last["reward/state_estimation"] <= 0.25
     assert last["labels"] > 0, "the right outputs beside counted for nothing"
     assert last["reward"] == pytest.approx(last["reward/task"] + last["reward/state_estimation"])
+
+
+def test_those_to_measure_by_come_from_all_over_the_files(asked, folder):
+    file = str(folder / "raw_qa.jsonl")
+    config = Config.model_validate(asked(rl={"evaluation": {"files": [file], "episodes": 3}}))
+    assert config.rl is not None
+    exam = open_exam(config, config.rl)
+    assert exam is not None
+    assert exam.held_out == exam.stream.examples[::2]
+
+
+def test_samples_of_a_group_are_drawn_by_their_weights():
+    counts = Counter(_one_of(Group(("a", "b", "c"), (1.0, 0.0, 3.0)), number) for number in range(2000))
+    assert set(counts) == {"a", "c"}
+    assert counts["c"] == pytest.approx(1500, abs=80)
+
+
+def test_right_outputs_that_are_too_long_are_refused(asked, tmp_path):
+    values = asked("plain_cgmap_out", rl={"rollouts": {"worlds": [], "tokens": 20}})
+    with pytest.raises(
+        ConfigError, match=r"right outputs have more than rl.rollouts.tokens=20 tokens.*raise it to \d+"
+    ):
+        train(Config.model_validate(values))
 
 
 @pytest.mark.parametrize("task", TASKS)

@@ -252,6 +252,22 @@ def test_a_thing_more_never_shows_more_of_the_others():
 
 
 @drawn
+@pytest.mark.parametrize("kind", [name for name, kind in KINDS.items() if kind.has_front])
+def test_what_has_a_front_looks_different_from_every_side(kind):
+    """As large as in questions about what stands in the middle; a tenth of a thing that differs is soon overlooked."""
+    camera, size = Camera(-1.6, 0, yaw=0), 224
+    pictures, own = [], []
+    for yaw in (0, 90, 180, 270):
+        room = Room(6, 6, (Item(kind, "red", 0.9, 0, yaw=yaw),))
+        pictures.append(SceneRenderer().render(room, [camera], size)[0].astype(int))
+        own.append(SceneRenderer().segment(room, [camera], size)[0] == 0)
+    for one, other in itertools.combinations(range(4), 2):
+        changed = np.abs(pictures[one] - pictures[other]).max(-1) > 24
+        share = changed.sum() / (own[one] | own[other]).sum()
+        assert share > 0.2, f"turned by {90 * one} and {90 * other} degrees, only {share:.0%} of it changes"
+
+
+@drawn
 def test_equal_views_are_equal_pictures_whatever_was_drawn_before():
     room = random_room(np.random.default_rng(4))
     cameras = [Camera(2.6, 2.6, 225), Camera(-2.6, 2.6, 315)]
@@ -403,6 +419,33 @@ def test_without_opengl_it_says_what_to_install(monkeypatch):
         SceneRenderer()
 
 
+@pytest.mark.skipif(sys.platform != "linux", reason="elsewhere OpenGL comes with the system")
+def test_a_way_to_opengl_that_is_not_there_is_named(monkeypatch):
+    monkeypatch.setenv("MUJOCO_GL", "osmesa")
+    monkeypatch.setattr(scene, "find_spec", lambda package: True)
+    monkeypatch.setattr(scene.ctypes.util, "find_library", lambda library: library if library == "EGL" else None)
+    with pytest.raises(WorldError, match="MUJOCO_GL=osmesa is not there: install Mesa"):
+        SceneRenderer()
+
+
+@drawn
+def test_a_way_to_opengl_that_mujoco_does_not_know_is_one_line():
+    """In a process of its own: MuJoCo reads it once."""
+    words = (
+        "from worlds.rooms import Camera, Room; from worlds.scene import SceneRenderer; "
+        "SceneRenderer().render(Room(4, 4, ()), [Camera(0, 0, 0)], 32)"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", words],
+        cwd=ROOT,
+        env=os.environ | {"MUJOCO_GL": "bogus"},
+        capture_output=True,
+        text=True,
+        timeout=120,
+    )
+    assert "WorldError: rooms cannot be drawn: OpenGL through" in done.stderr.splitlines()[-1]
+
+
 @pytest.mark.skipif(sys.platform != "linux", reason="elsewhere there is no choice")
 def test_egl_is_preferred_and_the_user_decides(monkeypatch):
     monkeypatch.delenv("MUJOCO_GL", raising=False)
@@ -410,8 +453,9 @@ def test_egl_is_preferred_and_the_user_decides(monkeypatch):
     assert scene.opengl() == "egl"
     monkeypatch.setattr(scene.ctypes.util, "find_library", lambda library: library if library == "OSMesa" else None)
     assert scene.opengl() == "osmesa"
-    monkeypatch.setenv("MUJOCO_GL", "egl")
-    assert scene.opengl() == "egl"
+    monkeypatch.setattr(scene.ctypes.util, "find_library", lambda library: library)
+    monkeypatch.setenv("MUJOCO_GL", "osmesa")
+    assert scene.opengl() == "osmesa"
 
 
 def test_rooms_are_known_without_mujoco_and_say_what_they_need(monkeypatch):

@@ -127,6 +127,13 @@ def test_episodes_begin_fairly(world):
         assert world.steps_to_go(snapshot)
 
 
+def test_what_the_mission_names_can_be_reached(world):
+    """A thing in a corner may be shut in by others."""
+    for seed in range(1000):
+        world.start(seed)
+        assert world.steps_to_go(world.snapshot()), f"layout {seed} has no way to {world.mission(world.snapshot())}"
+
+
 # ----------------------------------------------------------------------------------------------------------- the facts
 
 

@@ -16,7 +16,7 @@ from tests.worlds.spatial_geometry import GeometricVisibility, in_camera, projec
 from worlds import WorldError
 from worlds.core import SPLITS, split_of
 from worlds.rooms import FIXTURES, KINDS, WALL_COLOURS, Camera, overlap
-from worlds.spatial import LETTERS, Question, questions
+from worlds.spatial import LETTERS, Question, augmented_map, questions
 from worlds.spatial_grid import ARRANGEMENTS, SETTINGS, Heading, direction
 from worlds.spatial_questions import KINDS as KINDS_ASKED
 from worlds.spatial_scenes import SEEN, draw_scene, look
@@ -282,6 +282,16 @@ def test_a_false_step_is_noticed(asked, number):
 
 
 # ------------------------------------------------------------------------------------------------ nothing to learn by
+
+
+def test_the_map_holds_what_the_images_show(every):
+    for question in every:
+        mapped = {thing["name"] for thing in json.loads(augmented_map(question))["objects"]}
+        shares = GeometricVisibility().visible(
+            question.scene.room, [question.scene.cameras[v] for v in question.views]
+        )
+        seen = [name for name, share in zip(question.scene.names, shares.max(axis=0), strict=True) if share >= SEEN]
+        assert mapped == set(seen), f"{question.id}: the images show {seen}"
 
 
 def test_letters_kinds_and_fixed_answers_come_equally_often(asked):

@@ -7,9 +7,10 @@ Knows nothing about what is asked, or about training.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
-from typing import Annotated
+from typing import Annotated, TypeVar
 
 import numpy as np
 from PIL import Image
@@ -18,6 +19,7 @@ from pydantic import BaseModel, Field, ValidationError
 from vagen.data.places import DataError
 from worlds import Frame
 
+T = TypeVar("T")
 SOURCE = "questions"  # what stands in the place of a world in the metrics
 
 
@@ -52,6 +54,12 @@ class Example:
     def cell(self) -> tuple[str, str]:
         """What metrics keep it by."""
         return SOURCE, self.task
+
+
+def spread(items: Sequence[T], n: int) -> list[T]:
+    """``n`` of some items, evenly from the first on; all of them where there are no more."""
+    total = len(items)
+    return [items[number * total // n] for number in range(n)] if n < total else list(items)
 
 
 def read_examples(path: Path, images: Path) -> list[Example]:

@@ -61,9 +61,9 @@ class QuestionStream:
         self._orders: OrderedDict[int, NDArray[np.int64]] = OrderedDict()
 
     def group(self, number: int, progress: float = 1.0) -> Group[Example]:
-        """Group ``number`` of an endless walk that sees each exactly once per epoch.
+        """Group ``number`` of an endless walk that sees each once per epoch.
 
-        In the place of a group of which no task is asked yet stands the next that has one.
+        In the place of a group of which no task is asked yet stands the next that has one, which so comes once more.
 
         Args:
             progress: the share of the training that is over; decides the weights of the tasks.

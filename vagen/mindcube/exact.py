@@ -1,11 +1,13 @@
 """How alike two cognitive maps are, exactly: the relations of ``similarity`` without floats, and nothing for free.
 
-It differs from the official comparison in five ways.
+It differs from the official comparison in six ways.
 
 * Turns are the four quarter turns about the grid's centre, on whole numbers or fractions, so none is lost to noise.
   Relations depend on differences of positions only, and a quarter turn permutes them: (dx, dy) becomes (-dy, dx). The
   official tilts, which squash a map into a line, are no turns of it and are not tried.
 * A missing name counts as wrong in every figure: shares are of all the relations and facings of the true map.
+* An invented name counts as wrong, too: agreement is multiplied by the share of the names in the generated map that
+  are true. So naming a thing in every colour does not help.
 * No map, or one that cannot be read, has the figures of a map without names.
 * Where the true direction is exactly diagonal, either of its quadrants is right (and so is the diagonal). Not the
   other way round: a generated diagonal is right only where the true one is the same. Were it to stand for both its
@@ -55,9 +57,10 @@ class Agreement:
     Attributes:
         directional: share of the ordered pairs of the true map whose relation the generated map has.
         facing: share of the facings of the true map that the generated map has; ``None`` where it has none.
-        overall: 0.7 directional + 0.3 facing; directional alone where nothing faces anywhere.
-        isomorphic: every pair agrees and no name is missing.
+        overall: 0.7 directional + 0.3 facing, or directional alone where nothing faces anywhere; times the precision.
+        isomorphic: every pair agrees, and no name is missing or invented.
         coverage: share of the compared names that the generated map has.
+        precision: share of the names in the generated map that the true map has; 1 for a map without names.
         turns: quarter turns applied to the generated map.
     """
 
@@ -66,6 +69,7 @@ class Agreement:
     overall: float
     isomorphic: bool
     coverage: float
+    precision: float
     turns: int
 
 
@@ -92,7 +96,9 @@ def agree(generated: CognitiveMap | None, grounded: CognitiveMap) -> Agreement:
     overall, directional, facing, turns = max(
         (_at(turns, pairs, facings, coverage) for turns in TURNS), key=lambda at: at[0]
     )
-    return Agreement(directional, facing, overall, coverage == 1 and directional == 1, coverage, turns)
+    precision = _precision(generated, grounded)
+    isomorphic = coverage == precision == directional == 1
+    return Agreement(directional, facing, overall * precision, isomorphic, coverage, precision, turns)
 
 
 def relation(a: Spot, b: Spot) -> tuple[int, int]:
@@ -136,6 +142,16 @@ def _at(
     return DIRECTIONAL * directional + FACING * facing, directional, facing, turns
 
 
+def _precision(generated: CognitiveMap, grounded: CognitiveMap) -> float:
+    """The share of generated names that are true; views count where both maps have them, and never as things."""
+    names = {_key(name, False) for name in generated.objects if not _view(name)}
+    true = {_key(name, False) for name in grounded.objects}
+    if generated.has_views and grounded.views:
+        names |= {_key(name, True) for name in generated.views}
+        true |= {_key(name, True) for name in grounded.views}
+    return len(names & true) / len(names) if names else 1.0
+
+
 def _depth(own: str | None, other: str | None, touching: bool) -> int:
     """Which of two things in the same spot is in front."""
     if own == "inner" or other == "outer":
@@ -169,5 +185,10 @@ def _by_key(found: CognitiveMap) -> dict[Any, Spot]:
 
 def _key(name: Any, is_view: bool) -> tuple[str, Any]:
     """What a name is matched by."""
-    match = _VIEW.fullmatch(name.strip()) if is_view and isinstance(name, str) else None
+    match = _view(name) if is_view else None
     return ("view", int(match.group(1))) if match else ("name", name)
+
+
+def _view(name: Any) -> re.Match[str] | None:
+    """``Image 2``."""
+    return _VIEW.fullmatch(name.strip()) if isinstance(name, str) else None

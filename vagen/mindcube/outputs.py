@@ -25,7 +25,8 @@ class Worth:
     """What an output is worth.
 
     Attributes:
-        formed: it has the form of its task, and its answer is one of the options.
+        formed: it has the form of its task, its answer is one of the options, and its map, where one is asked for, can
+            be read and has a thing in it.
         correct: its answer is the right option; needs no other part to be right.
         map: how far its map agrees with the true one, in [0, 1]; ``None`` in tasks without a map.
     """
@@ -46,9 +47,11 @@ def worth(text: str, row: Mapping[str, Any], task: Task) -> Worth:
     options = take_apart(str(row["question"])).answers
     answer = parts.get("answer", "").strip()
     chosen = answer if answer in options else None
-    formed = chosen is not None and list(parts) == _tags(task)
-    similarity = _similarity(parts.get("cogmap"), row, task) if task in (*PLAIN, *AUGMENTED) else None
-    return Worth(formed, chosen is not None and chosen[0] == row["gt_answer"], similarity)
+    correct = chosen is not None and chosen[0] == row["gt_answer"]
+    if task not in (*PLAIN, *AUGMENTED):
+        return Worth(chosen is not None, correct, None)
+    found = _found(parts.get("cogmap"))
+    return Worth(chosen is not None and found is not None, correct, _similarity(found, row, task))
 
 
 def _tags(task: Task) -> list[str]:
@@ -78,7 +81,7 @@ def _has_tag(content: str) -> bool:
     return any(f"<{slash}{tag}>" in content for tag in _PARTS for slash in ("", "/"))
 
 
-def _similarity(content: str | None, row: Mapping[str, Any], task: Task) -> float:
+def _similarity(found: CognitiveMap | None, row: Mapping[str, Any], task: Task) -> float:
     """The exact agreement of the strict score; views count where they are asked for, whether they are written or not.
 
     Raises:
@@ -88,7 +91,6 @@ def _similarity(content: str | None, row: Mapping[str, Any], task: Task) -> floa
     truth = finite_map(find_map_kept(raw) if isinstance(raw, str) else raw, generated=False)
     if truth is None or not truth.objects:
         raise ValueError(f"{row.get('id')}: no true map to compare with: grounded_cogmap is {raw!r}")
-    found = _found(content)
     if found is None:
         return 0.0
     with_views = task in AUGMENTED
@@ -96,9 +98,11 @@ def _similarity(content: str | None, row: Mapping[str, Any], task: Task) -> floa
 
 
 def _found(content: str | None) -> CognitiveMap | None:
+    """A map that can be read and has a thing in it."""
     if content is None:
         return None
     try:
-        return finite_map(find_map(content), generated=True)
+        found = finite_map(find_map(content), generated=True)
     except (RecursionError, ValueError):
         return None
+    return found if found is not None and found.objects else None

@@ -21,9 +21,10 @@ from vagen.cloze.opposite import opposite
 from vagen.cloze.sample import Sample
 from vagen.cloze.scoring import score
 from vagen.config import Config, ConfigError, Rl
-from vagen.data.examples import SOURCE, Example
+from vagen.data.examples import SOURCE, Example, spread
 from vagen.data.places import DataError
 from vagen.data.questions import QuestionStream, read_file
+from vagen.data.stream import Group
 from vagen.mdp import Trajectory
 from vagen.mindcube.outputs import Worth, worth
 from vagen.mindcube.prompts import TASKS, Task
@@ -62,7 +63,7 @@ def play_clozes(
 ) -> list[Episode]:
     """This process's answers to clozes about collected episodes."""
     asked = {
-        group: _one_of(pool.group(step, group, progress).samples, config.seed, step, group)
+        group: _one_of(pool.group(step, group, progress), config.seed, step, group)
         for group in range(rank, rl.rollouts.groups, ranks)
     }
     judge = partial(_by_simulator, reward_weights(rl))
@@ -77,7 +78,7 @@ def play_questions(
     """This process's answers to questions about images; every group of a step is about other images."""
     settings = rl.rollouts
     asked = {
-        group: _one_of(stream.group(step * settings.groups + group).samples, config.seed, step, group)
+        group: _one_of(stream.group(step * settings.groups + group), config.seed, step, group)
         for group in range(rank, settings.groups, ranks)
     }
     return _answered(chat, config, rl, step, asked, partial(_by_truth, reward_weights(rl)))
@@ -102,7 +103,7 @@ class Exam:
 
     Attributes:
         stream: those to learn from.
-        held_out: those to be measured by.
+        held_out: those to be measured by, from all over their files.
     """
 
     stream: QuestionStream
@@ -125,7 +126,7 @@ def open_exam(config: Config, rl: Rl) -> Exam | None:
     if rl.warmup.clozes:
         raise ConfigError("rl.warmup.clozes asks about episodes, and rl.source=questions plays none: leave it out")
     held_out = [example for file in rl.evaluation.files for example in read_file(config.questions, file)]
-    exam = Exam(QuestionStream(config.questions, config.seed), tuple(held_out[: rl.evaluation.episodes]))
+    exam = Exam(QuestionStream(config.questions, config.seed), tuple(spread(held_out, rl.evaluation.episodes)))
     for example in (*exam.stream.examples, *exam.held_out):
         check_judged(example)
     return exam
@@ -151,12 +152,29 @@ def check_judged(example: Example) -> None:
         raise DataError(f"{where}: its grounded_output is not the right output of task {example.task}")
 
 
+def check_lengths(chat: Chat, exam: Exam, tokens: int) -> None:
+    """Refuse questions whose right outputs are too long to be written.
+
+    Raises:
+        ConfigError: an output to learn has more than ``tokens`` tokens.
+    """
+    lengths = [len(chat.answer_tokens(example.answer)) for example in exam.stream.examples]
+    if too_long := sum(length > tokens for length in lengths):
+        raise ConfigError(
+            f"{too_long} of {len(lengths)} right outputs have more than rl.rollouts.tokens={tokens} tokens, and could "
+            f"never be paid: raise it to {max(lengths)}"
+        )
+
+
 def _task(example: Example) -> Task:
     return next(task for task in TASKS if task == example.task)
 
 
-def _one_of(samples: Sequence[T], *seed: int) -> T:
-    return samples[int(np.random.default_rng([*seed, 6]).integers(len(samples)))]
+def _one_of(group: Group[T], *seed: int) -> T:
+    """One sample of a group, drawn by the weights."""
+    reached = np.cumsum(group.weights)
+    drawn = np.random.default_rng([*seed, 6]).random() * reached[-1]
+    return group.samples[int(np.searchsorted(reached, drawn, side="right"))]
 
 
 def _by_simulator(weights: RewardWeights, answers: Sequence[tuple[Sample, str]]) -> list[Verdict]:

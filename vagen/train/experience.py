@@ -133,7 +133,7 @@ def check(rl: Rl) -> None:
         if needs_critic(rl) or rl.divergence.weight:
             raise ConfigError("a critic or a reference is asked before an update: set rl.policy.old=measured")
     turns = rl.rollouts.turns if rl.source == "worlds" else 1
-    success = 1.0 if rl.source == "clozes" else rl.rewards.success  # of an answer that is exactly right
+    success = rl.rewards.success if rl.source == "worlds" else 1.0  # of an answer that is exactly right
     check_budget(reward_weights(rl), turns, success, rl.rewards.most)
 
 

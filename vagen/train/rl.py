@@ -40,7 +40,7 @@ from vagen.rl import filters, losses
 from vagen.rollout.demonstrations import demonstrate
 from vagen.rollout.rollouts import settings_of
 from vagen.train import environment
-from vagen.train.answering import Exam, open_exam, play_clozes, play_questions, right_answers
+from vagen.train.answering import Exam, check_lengths, open_exam, play_clozes, play_questions, right_answers
 from vagen.train.checkpoints import Best, seed_random
 from vagen.train.cloze import Outcome, agree
 from vagen.train.collapse import measure_collapse
@@ -165,6 +165,8 @@ def train(config: Config, start: Start = "new") -> Outcome:
         form = cloze_format(config, rl.rollouts.worlds, () if exam else config.clozes.weights)
         policy = create(config.model, form, config.seed, dtype, exam.stream.words() if exam else ())
         policy.model.train()
+        if exam is not None:
+            check_lengths(Chat(policy), exam, rl.rollouts.tokens)
         digests = exam.stream.digests if exam else {}
         id, checkpoints = open_run(stack, config, start, digests, rank, ranks)  # what is wrong with a model has shown
         engine, actor = make_engine(config, rl, policy)

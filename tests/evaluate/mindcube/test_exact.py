@@ -67,9 +67,12 @@ def brute_force(generated: dict, true: dict) -> Agreement:
         coverage = sum(name in places for name in true) / len(true)
         directional = sum(right) / len(right) if right else coverage
         share = sum(facing) / len(facing) if facing else None
-        overall = directional if share is None else 0.7 * directional + 0.3 * share
+        precision = sum(name in true for name in places) / len(places) if places else 1.0
+        overall = (directional if share is None else 0.7 * directional + 0.3 * share) * precision
         if best is None or overall > best.overall:
-            best = Agreement(directional, share, overall, directional == 1 and coverage == 1, coverage, turns)
+            best = Agreement(
+                directional, share, overall, directional == coverage == precision == 1, coverage, precision, turns
+            )
     return best
 
 
@@ -122,7 +125,7 @@ def test_turned_true_maps_are_isomorphic(turns, true_map):
             if facing:
                 entry["facing"] = facing
     found = agree(finite_map(true_map, generated=True), truth)
-    assert found == Agreement(1.0, 1.0, 1.0, True, 1.0, (4 - turns) % 4)
+    assert found == Agreement(1.0, 1.0, 1.0, True, 1.0, 1.0, (4 - turns) % 4)
 
 
 def test_mirrored_maps_are_not(true_map):
@@ -142,12 +145,35 @@ def test_missing_names_count_as_wrong():
 @pytest.mark.parametrize("nothing", [None, CognitiveMap({}, {}, False), flat({"other": (1, 1, "up")})])
 def test_no_map_and_no_names_score_nothing(nothing):
     truth = flat({"a": (1, 1, "up"), "b": (5, 1)})
-    assert agree(nothing, truth) == Agreement(0.0, 0.0, 0.0, False, 0.0, 0)
-    assert agree(nothing, flat({"a": (1, 1)})) == Agreement(0.0, None, 0.0, False, 0.0, 0)
+    precision = 0.0 if nothing and nothing.objects else 1.0
+    assert agree(nothing, truth) == Agreement(0.0, 0.0, 0.0, False, 0.0, precision, 0)
+    assert agree(nothing, flat({"a": (1, 1)})) == Agreement(0.0, None, 0.0, False, 0.0, precision, 0)
+
+
+def test_invented_names_count_as_wrong():
+    """Naming one thing in every colour is worth a guess, not the thing."""
+    truth = flat({"red cup": (1, 1), "blue door": (5, 1)})
+    colours = ("red", "green", "blue", "black")
+    everything = {f"{c} cup": (1, 1) for c in colours} | {f"{c} door": (5, 1) for c in colours}
+    found = agree(flat(everything), truth)
+    assert (found.directional, found.coverage, found.precision, found.isomorphic) == (1.0, 1.0, 0.25, False)
+    assert found.overall == 0.25
+
+
+def test_views_in_a_plain_map_are_no_invented_things():
+    truth = flat({"a": (1, 1), "b": (5, 1)})
+    assert agree(flat({"a": (1, 1), "b": (5, 1), "Image 1": (5, 6)}), truth).overall == 1
+
+
+def test_invented_views_count_where_views_are_compared(true_map):
+    truth = finite_map(true_map, generated=False)
+    true_map["views"].append({"name": "Image 9", "position": [0, 0], "facing": "up"})
+    names = len(true_map["objects"]) + len(true_map["views"])
+    assert agree(finite_map(true_map, generated=True), truth).precision == pytest.approx((names - 1) / names)
 
 
 def test_one_thing_is_right_if_it_is_there():
-    assert agree(flat({"a": (7, 2)}), flat({"a": (1, 1)})) == Agreement(1.0, None, 1.0, True, 1.0, 0)
+    assert agree(flat({"a": (7, 2)}), flat({"a": (1, 1)})) == Agreement(1.0, None, 1.0, True, 1.0, 1.0, 0)
 
 
 @pytest.mark.parametrize(

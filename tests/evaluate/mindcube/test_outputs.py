@@ -70,7 +70,9 @@ def test_a_map_is_read_where_it_belongs(row):
     truth = row["grounded_cogmap"]
     hidden = f"{LEAD}<cogmap>{{}}</cogmap><think>{truth}</think>{ANSWER}"
     assert worth(hidden, row, "aug_cgmap_ffr_out").map == 0
-    assert worth(f"{LEAD}<cogmap>no idea</cogmap>{ANSWER}", row, "plain_cgmap_out") == Worth(True, True, 0.0)
+    for no_map in ("no idea", "{}"):
+        text = f"{LEAD}<cogmap>{no_map}</cogmap>{ANSWER}"
+        assert worth(text, row, "plain_cgmap_out") == Worth(False, True, 0.0), "a form without a map is no form"
     assert worth(ANSWER, row, "plain_cgmap_out") == Worth(False, False, 0.0)
 
 

@@ -157,6 +157,7 @@ def _map_figures(agreements: Sequence[Agreement]) -> dict[str, Any] | None:
         "directional": fmean(agreement.directional for agreement in agreements),
         "facing": fmean(facings) if facings else None,
         "coverage": fmean(agreement.coverage for agreement in agreements),
+        "precision": fmean(agreement.precision for agreement in agreements),
         "isomorphic": isomorphic.value,
         "isomorphic_ci_low": isomorphic.low,
         "isomorphic_ci_high": isomorphic.high,
