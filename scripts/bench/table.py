@@ -34,6 +34,7 @@ SUBJECTS = {
     "render": "drawing frames",
     "vector": "stepping and drawing many boards",
     "data": "reading trajectories with their frames",
+    "scene": "drawing furnished rooms",
     "gpu_step": "a step of a 3B model on a GPU",
 }
 
@@ -46,6 +47,7 @@ PEERS = {
     "minigrid": "MiniGrid's renderer",
     "gym_sokoban": "gym-sokoban's renderer",
     "pasting": "pasting tiles",
+    "new_renderer": "a new MuJoCo model and renderer per room",
     "memory_copy": "copying memory",
     "stored_images": "decoding stored images",
 }
