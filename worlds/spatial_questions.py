@@ -167,8 +167,7 @@ def _among_sees(scene: Known, draw: Draw) -> Draft | None:
     target = ahead if draw.first else draw.one_of([o for o in range(1, 5) if o != ahead])
     name = scene.names[target]
     steps = (
-        _standing_as(scene, (0, 1, 2, 3), 0, facing)
-        .at(name, scene.arrangement.cells[target])
+        _located(scene, (0, 1, 2, 3), target, _standing_as(scene, (0, 1, 2, 3), 0, facing))
         .lies(scene.arrangement.cells[0], name, _from_centre(scene, target))
         .means(facing, (_from_centre(scene, target) - facing) % 4)
         .so(f"I {'see' if draw.first else 'do not see'} the {name}")
@@ -534,10 +533,7 @@ def _which(
     (cell, heading), name = pose, scene.names[number]
     way = heading.turned(side)
     steps = (
-        steps.means(heading, side)
-        .at(name, scene.arrangement.cells[number])
-        .lies(cell, name, way)
-        .so(f"the {name} is {words}")
+        _located(scene, views, number, steps.means(heading, side)).lies(cell, name, way).so(f"the {name} is {words}")
     )
     wrong = tuple(scene.names[other] for other in options if other != number)
     return Draft(code, category, views, stem, name, wrong, steps.lines)
@@ -561,9 +557,7 @@ def _approach(
     before_it, after_it = square_distance(cell, goal), square_distance(after, goal)
     closer = after_it < before_it
     steps = (
-        _looking(scene, views, view)
-        .turned(heading, turn)
-        .at(name, goal)
+        _located(scene, views, target, _looking(scene, views, view).turned(heading, turn))
         .forward(after)
         .distance(name, before_it, after_it)
         .so(f"I {'get' if closer else 'do not get'} closer to the {name}")
@@ -614,6 +608,22 @@ def shown(scene: Known, views: Sequence[int], word: str = "Image") -> Steps:
 def _looking(scene: Known, views: Sequence[int], view: int) -> Steps:
     """What each image shows, and where one stands who looks as one of the views does."""
     return shown(scene, views).stand(*_at(scene, view))
+
+
+def _located(scene: Known, views: Sequence[int], thing: int, steps: Steps) -> Steps:
+    """Where a thing is; before that, where just one of the images shown looks straight at it, which and which way."""
+    cell = scene.arrangement.cells[thing]
+    looking = [(n, view.heading) for n, view in enumerate(_taken(scene, views), start=1) if _straight(view, cell)]
+    if len(looking) == 1:
+        steps = steps.towards(*looking[0])
+    return steps.at(scene.names[thing], cell)
+
+
+def _straight(view: View, cell: Cell) -> bool:
+    """Whether a cell is on the line along which a view looks."""
+    dx, dy = view.heading.step
+    x, y = cell[0] - view.cell[0], cell[1] - view.cell[1]
+    return x * dy == y * dx and x * dx + y * dy > 0
 
 
 def _standing_as(scene: Known, views: Sequence[int], thing: int, facing: Heading) -> Steps:

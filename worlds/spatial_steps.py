@@ -37,6 +37,10 @@ class Steps:
             steps = steps._and(f"{word} {number} was taken at {_cell(view.cell)} and looks {view.heading}.")
         return steps
 
+    def towards(self, number: int, heading: Heading) -> Steps:
+        """Which image looks some way."""
+        return self._and(f"Image {number} looks {heading}.")
+
     def stand(self, cell: Cell, heading: Heading) -> Steps:
         return self._and(f"I stand at {_cell(cell)} and face {heading}.")
 

@@ -210,6 +210,8 @@ def check_steps(question: Question) -> None:
             view = views[match[1]]
             assert view["position"] == [int(match[2]), int(match[3])], step
             assert view["facing"] == match[4], step
+        elif match := re.fullmatch(r"Image (\d) looks (\w+)\.", step):
+            assert views[f"Image {match[1]}"]["facing"] == match[2], step
         elif match := re.fullmatch(rf"I stand at {cell} and face (\w+)\.", step):
             standing, facing = (int(match[1]), int(match[2])), match[3]
             poses = [(tuple(thing["position"]), thing.get("facing")) for thing in [*map_["objects"], *map_["views"]]]

@@ -144,8 +144,9 @@ def evaluate(
         WorldError, ClozeError: unknown worlds or clozes, or too few samples to be had.
     """
     patterns = {cloze: named(cloze) for cloze in clozes}
+    packages = dict.fromkeys(("torch", "transformers"))
     for world in worlds:
-        simulator(world)  # unknown worlds are refused before anything is computed
+        packages |= dict.fromkeys(simulator(world).packages())  # unknown worlds are refused before all else
     seen = _transitions_of(training_shards)
     constrainer = Constrainer(chat) if constrained else None
     rows = []
@@ -170,7 +171,7 @@ def evaluate(
         "sampling": asdict(strata),
         "history": chat.policy.format.history,
         "constrained": constrained,
-        "versions": {"vagen": vagen.__version__, **{p: version(p) for p in ("torch", "transformers", "minigrid")}},
+        "versions": {"vagen": vagen.__version__, **{package: version(package) for package in packages}},
     }
 
 
