@@ -5,6 +5,7 @@ import math
 import re
 import sys
 from collections import Counter
+from hashlib import sha256
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -27,12 +28,14 @@ from vagen.mindcube.prompts import TASKS, read_wording
 from vagen.mindcube.rows import MindCubeError, kind_of, read_rows, scene_of, setting_of, take_apart
 from vagen.mindcube.targets import AUGMENTED, PLAIN, REASONING, target
 from vagen.spatial import Amounts, example, write
-from worlds.rooms import KINDS
+from worlds.rooms import KINDS, Camera, Room
 from worlds.scene import SceneRenderer, why_missing
 from worlds.spatial import questions
 from worlds.spatial_grid import SETTINGS
 
 WORDINGS = [read_wording(shipped("mindcube.yaml"), task) for task in ("raw_qa", "aug_cgmap_ffr_out")]
+# A digest of a room without things, as the OpenGL driver drew it that drew the sample.
+SAMPLE_DRIVER = "c68060a2620d7d05960886b039e07e7f12da36594a74ca2455ae345a17a453a8"
 SAMPLE = Path(__file__).parents[1] / "data" / "samples" / "spatial"
 BLIND_HALVES = 3000  # questions of a setting, half of them to learn from
 ASKED_BLINDLY = 5200  # questions that the blind rules are tried on
@@ -132,7 +135,7 @@ def test_without_looking_there_is_chance_only():
 
 
 def test_nothing_that_is_asked_tells_its_answer():
-    """A rule that knows each option with each word before it, and where it stands; learned from half of the scenes."""
+    """A rule that knows each option, and its place, with each word before it; learned from every other question."""
     for setting in SETTINGS:
         found = list(questions(setting, BLIND_HALVES, BoxRenderer(), 11))
         right, wrong = Counter(), Counter()
@@ -342,6 +345,9 @@ def test_drawn_images_show_what_questions_are_about_where_the_cameras_look(tmp_p
 
 @pytest.mark.skipif(bool(why_missing()), reason=f"rooms cannot be drawn: {why_missing()}")
 def test_the_sample_is_what_the_command_writes(tmp_path):
+    bare = SceneRenderer().render(Room(6, 6, ()), [Camera(-2, 1, yaw=20)], 224)
+    if sha256(bare.tobytes()).hexdigest() != SAMPLE_DRIVER:
+        pytest.skip("another OpenGL driver than the sample's: what is just seen may differ")
     write(tmp_path / "data", SceneRenderer(), SETTINGS, Amounts(24, 0, 12), WORDINGS, 0, 224)
     for name in ("train.jsonl", "test.jsonl", "train.naming.jsonl"):
         assert (tmp_path / "data" / name).read_text() == (SAMPLE / name).read_text(), name

@@ -12,7 +12,6 @@ import json
 from collections import Counter, defaultdict
 from collections.abc import Hashable, Iterator
 from dataclasses import dataclass
-from itertools import compress
 from typing import Any
 
 import numpy as np
@@ -118,14 +117,13 @@ def image_path(scene: Scene, view: int) -> str:
 def augmented_map(question: Question) -> str:
     """The true map of what is shown, with the views that show it, as JSON: ``{"objects": […], "views": […]}``."""
     scene = question.scene
-    shown = [any(scene.seen[view][number] for view in question.views) for number in range(len(scene.names))]
+    seen = [any(of_views) for of_views in zip(*(scene.seen[view] for view in question.views), strict=True)]
     word = "Image" if "image" in question.text.lower() else "View"
     views = [scene.arrangement.views[view] for view in question.views]
     objects = [
         {"name": name, "position": list(cell), **({} if facing is None else {"facing": str(facing)})}
-        for name, cell, facing in compress(
-            zip(scene.names, scene.arrangement.cells, scene.facings, strict=True), shown
-        )
+        for name, cell, facing, is_seen in zip(scene.names, scene.arrangement.cells, scene.facings, seen, strict=True)
+        if is_seen
     ]
     cameras = [
         {"name": f"{word} {number}", "position": list(view.cell), "facing": str(view.heading)}

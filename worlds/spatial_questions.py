@@ -326,16 +326,16 @@ def _around_own_sides(scene: Known, draw: Draw) -> Draft | None:
     if count < 3:
         return None
     cells = scene.arrangement.cells
-    asked = []  # (who stands there, which side, what is nearest there); at an end there is nothing on the other side
-    for stand in range(1, count - 1):
-        for other in (stand - 1, stand + 1):
-            if (facing := scene.facings[stand]) is not None:
-                asked.append((stand, (direction(cells[stand], cells[other]) - facing) % 4, other))
+    asked = [  # (who stands there, facing which way, what is nearest on a side); at an end one side is empty
+        (stand, facing, other)
+        for stand, facing in enumerate(scene.facings)
+        if facing is not None and 0 < stand < count - 1
+        for other in (stand - 1, stand + 1)
+    ]
     if not asked:
         return None
-    stand, side, target = asked[draw.one_of(range(len(asked)))]
-    facing = scene.facings[stand]
-    assert facing is not None, "only those that face somewhere are asked about"
+    stand, facing, target = asked[draw.one_of(range(len(asked)))]
+    side = (direction(cells[stand], cells[target]) - facing) % 4
     views, _ = _three_sides(draw)
     words = {AHEAD: "in front of me", TO_RIGHT: "to my right", BEHIND: "behind me", TO_LEFT: "to my left"}[side]
     return _which(

@@ -38,7 +38,7 @@ measure 5-rl_step.jsonl "$python" scripts/bench/rl_step.py
 measure 6-render.jsonl "$python" scripts/bench/render.py
 measure 7-vector.jsonl "$python" scripts/bench/vector.py
 measure 8-data.jsonl build/peers/bin/python scripts/bench/data.py
-if "$python" -c 'import sys; from worlds.scene import why_missing; sys.exit(why_missing())'; then
+if "$python" -c 'import sys; from worlds.scene import why_missing; sys.exit(bool(why_missing()))'; then
     measure 9-scene.jsonl taskset -c 0 "$python" scripts/bench/scene.py
 fi
 if "$python" -c 'import sys, torch; sys.exit(not torch.cuda.is_available())'; then

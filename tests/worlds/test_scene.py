@@ -453,6 +453,8 @@ def test_egl_is_preferred_and_the_user_decides(monkeypatch):
     assert scene.opengl() == "egl"
     monkeypatch.setattr(scene.ctypes.util, "find_library", lambda library: library if library == "OSMesa" else None)
     assert scene.opengl() == "osmesa"
+    monkeypatch.setenv("MUJOCO_GL", "egl")
+    assert scene.opengl() == "", "nothing else in the place of what the user chose"
     monkeypatch.setattr(scene.ctypes.util, "find_library", lambda library: library)
     monkeypatch.setenv("MUJOCO_GL", "osmesa")
     assert scene.opengl() == "osmesa"
