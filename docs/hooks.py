@@ -1,4 +1,4 @@
-"""Parts of the pages that are read off the code: commands, configuration keys, clozes."""
+"""Parts of the pages that are read off the code: commands and configuration keys."""
 
 import argparse
 import os
@@ -7,7 +7,6 @@ from collections.abc import Iterator
 from typing import Any
 
 from vagen import cli
-from vagen.cloze.grammar import FAMILIES, NAMED, named
 from vagen.config import described
 
 os.environ["COLUMNS"] = "92"  # width of the help texts: what a page has room for
@@ -15,7 +14,7 @@ os.environ["COLUMNS"] = "92"  # width of the help texts: what a page has room fo
 
 def on_page_markdown(markdown: str, **_: Any) -> str:
     """Called by MkDocs for every page."""
-    for mark, make in {"cli": _cli, "configuration": _configuration, "clozes": _clozes}.items():
+    for mark, make in {"cli": _cli, "configuration": _configuration}.items():
         if f"{{{{ {mark} }}}}" in markdown:
             markdown = markdown.replace(f"{{{{ {mark} }}}}", make())
     return markdown
@@ -45,11 +44,4 @@ def _configuration() -> str:
     for key in described():
         default = f"`{key.default}`".replace("|", "\\|") if key.default else ""
         lines.append(f"| `{key.name}` | {default} | {key.meaning} |")
-    return "\n".join(lines)
-
-
-def _clozes() -> str:
-    lines = ["| name | pattern | transitions | any length |", "|---|---|---|---|"]
-    for name, pattern in NAMED.items():
-        lines.append(f"| {name} | `{pattern}` | {named(name).length} | {'@k' if name in FAMILIES else ''} |")
     return "\n".join(lines)

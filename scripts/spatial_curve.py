@@ -26,7 +26,7 @@ from vagen.evaluate.mindcube.answers import extract_letter
 from vagen.evaluate.mindcube.ask import Inquiry, answers, choosing, prepare, shuffled
 from vagen.files import atomic_path, write_json
 from vagen.mindcube.prompts import TASKS, read_wording
-from vagen.mindcube.rows import setting_of, take_apart
+from vagen.mindcube.rows import MindCubeError, setting_of, take_apart
 from vagen.policy.chat import Chat
 from vagen.policy.policy import load
 from vagen.train.run import models_of
@@ -67,14 +67,17 @@ def main() -> None:
     parser.add_argument("--choose", action="store_true", help="take the likeliest option, as in `vagen eval mindcube`")
     parser.add_argument("--out", type=Path, required=True)
     args = parser.parse_args()
-    inquiry = thinned(prepare(args.questions, args.images, read_wording(args.prompts, args.task)), args.n)
-    if args.choose:
-        inquiry = choosing(inquiry)
+    try:
+        inquiry = thinned(prepare(args.questions, args.images, read_wording(args.prompts, args.task)), args.n)
+        inquiry = choosing(inquiry) if args.choose else inquiry
+        others = shuffled(inquiry)
+    except MindCubeError as error:
+        parser.error(str(error))
     models = models_of(args.run)
     points = []
     for (step, model), minutes in zip(models.items(), processor_minutes(args.run, list(models)), strict=True):
         chat = Chat(load(str(model)))
-        points.append(Point(step, minutes, shares(inquiry, correct(chat, inquiry), correct(chat, shuffled(inquiry)))))
+        points.append(Point(step, minutes, shares(inquiry, correct(chat, inquiry), correct(chat, others))))
         print(points[-1], flush=True)
     write_json(args.out, {"task": args.task, "chosen": args.choose, "points": list(map(asdict, points))})
     draw(points, args.out.with_suffix(".png"))

@@ -68,7 +68,9 @@ def test_the_folder_has_a_card_and_is_replaced_whole(config, tmp_path):
     assert card.startswith("---\n")
     assert "license: apache-2.0" in card
     assert "`next_observation`" in card
-    export(config, out, 4, "messages")
+    with pytest.raises(OutputError, match="add --overwrite"):
+        export(config, out, 4, "messages")
+    export(config, out, 4, "messages", overwrite=True)
     assert {path.relative_to(out): path.read_bytes() for path in out.rglob("*") if path.is_file()} == first
     (tmp_path / "mine").mkdir()
     (tmp_path / "mine" / "thesis.txt").write_text("x")

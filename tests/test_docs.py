@@ -11,6 +11,7 @@ from pathlib import Path
 import pytest
 
 from vagen.cli import _overrides, parser
+from vagen.cloze.grammar import FAMILIES, NAMED, named
 from vagen.config import load
 
 ROOT = Path(__file__).parents[1]
@@ -42,6 +43,16 @@ def test_links_and_pictures_exist(page):
     for target in re.findall(r"\]\(([^)#]+)(?:#[^)]*)?\)", page.read_text(encoding="utf-8")):
         if not re.match(r"[a-z]+:", target):
             assert (page.parent / target).exists(), f"{page.name} links to {target}, which is not there"
+
+
+def test_the_table_of_clozes_is_that_of_the_code():
+    rows = [
+        f"| {name} | `{pattern}` | {named(name).length} | {'@k' if name in FAMILIES else ''} |"
+        for name, pattern in NAMED.items()
+    ]
+    page = (ROOT / "docs" / "clozes.md").read_text(encoding="utf-8")
+    table = page.split("| name | pattern | transitions | any length |\n|---|---|---|---|\n")[1].split("\n\n")[0]
+    assert table.splitlines() == rows
 
 
 def test_the_example_world_passes_every_check(tmp_path):

@@ -192,11 +192,11 @@ def test_exporting_again_keeps_the_card_of_the_same_weights_and_says_when_it_dro
     own = {**CARD, "weights": weights_digest(model)}
     (tmp_path / "own.json").write_text(json.dumps(own))
     output = export(original, tmp_path / "mine", tmp_path / "own.json")
-    export(original, output)
+    export(original, output, overwrite=True)
     assert json.loads((output / "report_card.json").read_text()) == own
     assert "World-model report card" in (output / "README.md").read_text()
     assert capsys.readouterr().err == ""
-    export(original / "checkpoints" / "step-000001" / "model", output)
+    export(original / "checkpoints" / "step-000001" / "model", output, overwrite=True)
     assert not (output / "report_card.json").exists()
     assert "is dropped: it is of other weights" in capsys.readouterr().err
 
@@ -219,7 +219,7 @@ def test_results_whose_names_are_awkward_in_yaml_survive(original, tmp_path):
 def test_an_earlier_export_is_replaced_whole(original, card, tmp_path):
     output = export(original, tmp_path / "export", card)
     (output / "left-over.txt").write_text("from before")
-    export(original, output)
+    export(original, output, overwrite=True)
     assert not (output / "left-over.txt").exists(), "files of the earlier export are left"
     assert not (output / "report_card.json").exists(), "results of the earlier export are claimed for this one"
     assert [path.name for path in tmp_path.iterdir() if path.name.startswith(".")] == [], "temporary folders are left"
@@ -245,7 +245,7 @@ def test_an_export_that_fails_leaves_the_earlier_one_alone(original, card, tmp_p
 
         monkeypatch.setattr(shutil, "copyfile", full)
     with pytest.raises(error):
-        export(source, output, card)
+        export(source, output, card, overwrite=True)
     assert contents(output) == before, "the earlier export was changed"
     assert [path.name for path in tmp_path.iterdir() if path.name.startswith(".")] == [], "temporary folders are left"
 

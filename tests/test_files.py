@@ -15,9 +15,9 @@ def everything(folder: Path) -> dict[str, str | None]:
     return {str(path.relative_to(folder)): None if path.is_dir() else path.read_text() for path in folder.rglob("*")}
 
 
-def fill(path: Path, text: str = "new") -> None:
+def fill(path: Path, text: str = "new", overwrite: bool = False) -> None:
     """Make a folder with a file and a folder in it, by ``atomic_folder``."""
-    with atomic_folder(path, "inner/file") as temporary:
+    with atomic_folder(path, "inner/file", overwrite) as temporary:
         (temporary / "inner").mkdir()
         (temporary / "inner" / "file").write_text(text)
 
@@ -106,7 +106,7 @@ def test_a_folder_that_fails_leaves_what_was_there(tmp_path, error, old):
     before = everything(tmp_path)
 
     def fail():
-        with atomic_folder(tmp_path / "folder", "inner/file") as temporary:
+        with atomic_folder(tmp_path / "folder", "inner/file", overwrite=True) as temporary:
             (temporary / "half").write_text("half")
             raise error
 
@@ -118,7 +118,11 @@ def test_a_folder_that_fails_leaves_what_was_there(tmp_path, error, old):
 def test_a_folder_replaces_the_old_whole(tmp_path):
     fill(tmp_path / "folder", "old")
     (tmp_path / "folder" / "more").write_text("old too")
-    fill(tmp_path / "folder", "new")
+    before = everything(tmp_path)
+    with pytest.raises(OutputError, match="it is taken; add --overwrite"):
+        fill(tmp_path / "folder", "new")
+    assert everything(tmp_path) == before
+    fill(tmp_path / "folder", "new", overwrite=True)
     assert everything(tmp_path) == {"folder": None, "folder/inner": None, "folder/inner/file": "new"}
 
 
@@ -135,7 +139,7 @@ def test_a_folder_behind_a_symbolic_link_is_replaced(tmp_path):
     """People link output folders to larger disks."""
     fill(tmp_path / "disk" / "folder", "old")
     (tmp_path / "link").symlink_to(tmp_path / "disk" / "folder")
-    fill(tmp_path / "link", "new")
+    fill(tmp_path / "link", "new", overwrite=True)
     assert (tmp_path / "link" / "inner" / "file").read_text() == "new"
     assert sorted(os.listdir(tmp_path)) == ["disk", "link"]
 
@@ -159,7 +163,7 @@ def test_a_folder_of_another_kind_is_not_replaced(tmp_path):
     (tmp_path / "home").mkdir()
     (tmp_path / "home" / "thesis").write_text("precious")
     with pytest.raises(OutputError, match="inner/file"):
-        fill(tmp_path / "home")
+        fill(tmp_path / "home", overwrite=True)
     assert everything(tmp_path) == {"home": None, "home/thesis": "precious"}
 
 

@@ -3,6 +3,7 @@
 import json
 import math
 import re
+import shlex
 import sys
 from collections import Counter
 from hashlib import sha256
@@ -17,7 +18,7 @@ import vagen.cli
 from tests.spatial_drawing import BoxRenderer
 from tests.worlds.spatial_geometry import in_camera, projected
 from vagen.cloze.statistics import wilson
-from vagen.config import shipped
+from vagen.config import load, shipped
 from vagen.data.examples import read_examples
 from vagen.evaluate.mindcube.ask import prepare
 from vagen.evaluate.mindcube.blind import Exam, baselines
@@ -248,11 +249,33 @@ def test_the_card_counts_and_other_folders_are_left_alone(folder, tmp_path):
     card = (folder / "README.md").read_text()
     assert "| train | among | 40 |" in card
     assert "split: validation" in card
-    assert "--model.tiny.image_size=32" in card  # the tiny model takes images of its own size only
     (tmp_path / "thesis.tex").write_text("work")
-    with pytest.raises(OutputError, match=r"has no README\.md"):
+    with pytest.raises(OutputError, match=r"has no other_all_image"):
         write(tmp_path, BoxRenderer(), SETTINGS, Amounts(1, 0, 0), (), 0, 32)
     assert (tmp_path / "thesis.tex").read_text() == "work"
+
+
+@pytest.mark.parametrize("size", [8, 32, 96, 200, 224, 336])
+def test_the_training_command_of_the_card_makes_a_model_that_sees_the_images(tmp_path, size):
+    path = write(tmp_path / "data", BoxRenderer(), ["rotation"], Amounts(1, 0, 0), WORDINGS[:1], 0, size)
+    command = re.search(r"vagen train (.*?)\nvagen", path.read_text().replace("\\\n", ""), re.DOTALL)
+    assert command is not None
+    arguments = shlex.split(command.group(1))
+    overrides = [word for word in arguments if word.startswith("--model.")]
+    tiny = load(shipped("spatial.yaml"), overrides).model.tiny
+    assert tiny.image_size == size
+    assert tiny.image_size // (tiny.patch_size * tiny.merge) <= 7, "an image costs many tokens"
+
+
+def test_the_card_names_a_model_of_ones_own_where_the_tiny_one_has_no_whole_patches(tmp_path):
+    path = write(tmp_path / "data", BoxRenderer(), ["rotation"], Amounts(1, 0, 0), WORDINGS[:1], 0, 50)
+    assert "--model.path MODEL" in path.read_text()
+
+
+def test_the_card_lists_only_files_that_are_there(folder, tmp_path):
+    assert "`val.TASK.jsonl`" in (folder / "README.md").read_text()
+    path = write(tmp_path / "data", BoxRenderer(), ["rotation"], Amounts(1, 0, 1), WORDINGS[:1], 0, 32)
+    assert "val.TASK" not in path.read_text()
 
 
 # ------------------------------------------------------------------------------------------------------- the command
@@ -284,6 +307,20 @@ def test_bad_input_gives_one_line_and_leaves_nothing_behind(tmp_path, monkeypatc
     assert message in error
     assert error.count("\n") == 1
     assert not list(tmp_path.iterdir())
+
+
+def test_an_earlier_folder_is_replaced_only_if_asked_for(tmp_path, monkeypatch, capsys):
+    monkeypatch.setitem(sys.modules, "worlds.scene", SimpleNamespace(SceneRenderer=BoxRenderer))
+    monkeypatch.chdir(tmp_path)
+    words = ["spatial", "--settings", "rotation", "--train", "1", "--val", "0", "--test", "0", "--size", "32"]
+    words += ["--output", "out"]
+    assert vagen.cli.main(words) == 0
+    (tmp_path / "out" / "notes.txt").write_text("work")
+    assert vagen.cli.main(words) == 2
+    assert "add --overwrite" in capsys.readouterr().err
+    assert (tmp_path / "out" / "notes.txt").read_text() == "work"
+    assert vagen.cli.main([*words, "--overwrite"]) == 0
+    assert not (tmp_path / "out" / "notes.txt").exists()
 
 
 def test_without_an_output_nothing_starts(capsys):

@@ -46,11 +46,12 @@ vagen's own training), which trainers ignore. Made by `vagen data export`.
 """
 
 
-def export(config: Config, output: Path, groups: int, layout: Layout) -> Path:
+def export(config: Config, output: Path, groups: int, layout: Layout, overwrite: bool = False) -> Path:
     """Write the samples of the first groups of a stream; schedules run once over them.
 
     Args:
         layout: the whole conversation in one column, or its question and its answer in two.
+        overwrite: replace an earlier export.
 
     Returns:
         The file of conversations.
@@ -60,7 +61,7 @@ def export(config: Config, output: Path, groups: int, layout: Layout) -> Path:
     """
     stream = ClozeStream(config.shards, config.clozes, config.seed, config.mixture, groups, config.data)
     samples, names = 0, set()
-    with atomic_folder(output, METADATA) as temporary:
+    with atomic_folder(output, METADATA, overwrite) as temporary:
         (temporary / METADATA).parent.mkdir()
         with (
             (temporary / METADATA).open("w", encoding="utf-8", newline="\n") as file,

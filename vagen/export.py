@@ -30,34 +30,38 @@ from worlds import WorldError, is_available
 CARD = "report_card.json"
 
 
-def export(source: Path, output: Path, card: Path | None = None, adapter_only: bool = False) -> Path:
+def export(
+    source: Path, output: Path, card: Path | None = None, adapter_only: bool = False, overwrite: bool = False
+) -> Path:
     """Write a model as a folder for ``from_pretrained`` and the Hub.
 
     Args:
         source: a run (its newest checkpoint is taken), a model folder, or one with adapters, which are merged into
             the weights of their base model.
-        output: the folder to make; replaced whole if it exists.
+        output: the folder to make.
         card: a world-model report card to put into the model card; the one that an earlier export has, if it is of
             these weights, where none is given. Dropping one is said on standard error.
         adapter_only: write the adapters alone, for ``peft`` to put on top of their base model; without a model card.
+        overwrite: replace a model in ``output``, whole.
 
     Raises:
         ModelError: there is no model in ``source``, its weights are damaged, the card is of another model, or it has
             no adapters to export alone.
+        OutputError: the output cannot be written to, or is taken.
     """
     if (source / ADAPTER_CONFIG).is_file() and not adapter_only:
         with TemporaryDirectory(dir=output.parent if output.parent.is_dir() else None) as merged:
             load(str(source)).save(Path(merged) / "model")
-            return export(Path(merged) / "model", output, card)
+            return export(Path(merged) / "model", output, card, overwrite=overwrite)
     model = source if _is_model(source) else latest_model(source)
     if adapter_only:
-        return _export_adapters(model, output)
+        return _export_adapters(model, output, overwrite)
     _check_weights(model)
     card = card or _earlier_card(output, model)
     report = None if card is None else _read_card(card)
     if report is not None and report.weights not in (None, weights_digest(model)):
         raise ModelError(f"report card {card} is of other weights than {model}; evaluate this model first")
-    with atomic_folder(output, "config.json") as temporary:
+    with atomic_folder(output, "config.json", overwrite) as temporary:
         shutil.copytree(model, temporary, dirs_exist_ok=True, ignore=shutil.ignore_patterns(ADAPTER))
         if card is not None:
             shutil.copyfile(card, temporary / CARD)
@@ -85,7 +89,7 @@ def _is_model(folder: Path) -> bool:
     return (folder / "config.json").is_file() or (folder / ADAPTER_CONFIG).is_file()
 
 
-def _export_adapters(model: Path, output: Path) -> Path:
+def _export_adapters(model: Path, output: Path, overwrite: bool) -> Path:
     """Copy the adapters of a model folder, or a folder of adapters."""
     adapters = model if (model / ADAPTER_CONFIG).is_file() else model / ADAPTER
     if not (adapters / ADAPTER_CONFIG).is_file():
@@ -93,7 +97,7 @@ def _export_adapters(model: Path, output: Path) -> Path:
     if json.loads((adapters / ADAPTER_CONFIG).read_bytes()).get("base_model_name_or_path") is None:
         raise ModelError(f"the base model of {adapters} was made for its run and is kept nowhere; export it whole")
     _check_weights(adapters)
-    with atomic_folder(output, ADAPTER_CONFIG) as temporary:
+    with atomic_folder(output, ADAPTER_CONFIG, overwrite) as temporary:
         shutil.copytree(adapters, temporary, dirs_exist_ok=True)
     return output
 

@@ -61,19 +61,25 @@ def atomic_path(path: Path) -> Iterator[Path]:
 
 
 @contextmanager
-def atomic_folder(path: Path, marker: str) -> Iterator[Path]:
+def atomic_folder(path: Path, marker: str, overwrite: bool = False) -> Iterator[Path]:
     """A temporary folder beside ``path`` that takes its place when the block ends without an error.
 
     Args:
-        marker: the file by which a folder of this kind is known. An existing folder is replaced only if it is empty or
-            holds one: a mistyped output must not delete somebody's work.
+        marker: what a folder of this kind holds. One that holds something else is not replaced even where that is
+            asked for: a mistyped output must not delete somebody's work.
+        overwrite: replace a folder that is not empty.
 
     Raises:
-        OutputError: the place cannot be written to, or holds something else.
+        OutputError: the place cannot be written to, or is taken.
     """
     path = path.resolve()
-    if path.exists() and not (path.is_dir() and ((path / marker).is_file() or not any(path.iterdir()))):
-        raise OutputError(f"cannot write to {path}: it exists and has no {marker}; choose another output or remove it")
+    if path.exists() and not (path.is_dir() and not any(path.iterdir())):
+        if not (path / marker).exists():
+            raise OutputError(
+                f"cannot write to {path}: it exists and has no {marker}; choose another output or remove it"
+            )
+        if not overwrite:
+            raise OutputError(f"cannot write to {path}: it is taken; add --overwrite or choose another output")
     if path == Path.cwd() or path in Path.cwd().parents:
         raise OutputError(f"cannot write to {path}: it is the working folder or holds it; choose a folder below")
     ensure_folder(path.parent)

@@ -47,7 +47,7 @@ def quickstart(config: Config, processes: int) -> Path:
         if code := run_processes(processes, ["--config", str(output / "config.yaml"), "--overwrite"]):
             raise ConfigError(f"training failed with exit code {code}; the lines above say why")
     with _stage("export", timings):
-        exported = export(output, output / "export")
+        exported = export(output, output / "export", overwrite=True)
     chat = open_chat(str(exported))
     with _stage("evaluate", timings):
         evaluation = config.evaluate
@@ -68,7 +68,7 @@ def quickstart(config: Config, processes: int) -> Path:
         )
         write_json(output / "agents.json", played)
     with _stage("report", timings):
-        export(output, output / "export", output / "report_card.json")
+        export(output, output / "export", output / "report_card.json", overwrite=True)
         write_json(output / "timings.json", timings)
         report = write_report(output)
     print(worldmodel.summary(card), file=sys.stderr)

@@ -13,6 +13,7 @@ from huggingface_hub import DatasetCardData
 from numpy.typing import NDArray
 from PIL import Image
 
+from vagen.config import Tiny
 from vagen.data.card import CARD
 from vagen.files import atomic_folder
 from vagen.mindcube.prompts import Wording
@@ -20,7 +21,7 @@ from vagen.mindcube.targets import target
 from vagen.progress import Progress
 from worlds import Split
 from worlds.rooms import Camera, Room
-from worlds.spatial import Question, image_path, questions
+from worlds.spatial import IMAGES, Question, image_path, questions
 from worlds.spatial_grid import Setting
 from worlds.spatial_scenes import Scene
 
@@ -44,9 +45,8 @@ everything in it.
 |---|---|
 | `SPLIT.jsonl` | a question per line: `id`, `category`, `type`, `meta_info`, `question`, `images`, `gt_answer` |
 | `train.TASK.jsonl` | the same with `task`, `input_prompt` and `grounded_output`, to train on: {tasks} |
-| `val.TASK.jsonl` | the same of the validation split, to measure by while training |
-| `train.naming.jsonl` | what each image shows, to learn beside the answers |
-| `other_all_image/` | the images, by setting and scene |
+{measured}| `train.naming.jsonl` | what each image shows, to learn beside the answers |
+| `{images}/` | the images, by setting and scene |
 
 Beside MindCube's fields a line has the true map, `grounded_cogmap`, and `reasoning` of which every step is true.
 Every object that a question needs is seen by a camera that is shown. Right answers carry each letter equally often, of
@@ -54,13 +54,15 @@ two fixed answers each is right equally often, and names tell nothing: without l
 
 ```bash
 vagen train --config configs/spatial.yaml --questions.files train.{task}.jsonl '--questions.tasks={{}}' \\
-    --model.tiny.image_size={size} --output outputs/spatial
+    {model} --output outputs/spatial
 vagen eval mindcube --questions test.jsonl --images . --model outputs/spatial --task {task} --out responses.jsonl
 vagen score mindcube responses.jsonl --mode strict --out score.json --baseline-train train.jsonl
 ```
 
 A folder written with `--prompts` is asked with the same `--prompts`.
 """
+
+_MEASURED = "| `val.TASK.jsonl` | the same of the validation split, to measure by while training |\n"
 
 
 class Renderer(Protocol):
@@ -93,6 +95,7 @@ def write(
     seed: int,
     size: int,
     license: str = "apache-2.0",
+    overwrite: bool = False,
 ) -> Path:
     """Write a folder of questions; whole or not at all. Returns its card.
 
@@ -100,13 +103,14 @@ def write(
         settings: which of the four.
         wordings: of the tasks whose examples are written beside the questions of the training and validation splits.
         size: pixels per side of the images.
+        overwrite: replace a folder of questions.
 
     Raises:
         WorldError: a setting is unknown, or the renderer shows nothing.
-        OutputError: the place cannot be written to, or holds something else.
+        OutputError: the place cannot be written to, or is taken.
     """
     counts: dict[tuple[Split, Setting], tuple[int, int]] = {}
-    with atomic_folder(output, CARD) as temporary:
+    with atomic_folder(output, IMAGES, overwrite) as temporary:
         for split in _HUB_SPLITS:
             asked = []
             for setting in dict.fromkeys(settings):
@@ -217,7 +221,19 @@ def _card(
         metadata=metadata.to_yaml().strip(),
         seed=seed,
         size=size,
+        images=IMAGES,
         table="\n".join(lines),
+        model=_model_options(size),
+        measured=_MEASURED if "val" in splits else "",
         task=next((wording.task for wording in wordings), "raw_qa"),
         tasks=", ".join(f"`{wording.task}`" for wording in wordings) or "none here",
     )
+
+
+def _model_options(size: int) -> str:
+    """What makes a model take images of this size: the tiny one, its patches merged to few, where they are whole."""
+    patches, rest = divmod(size, Tiny().patch_size)
+    if rest or not patches:
+        return "--model.path MODEL"
+    merge = max(merge for merge in range(1, max(1, patches // 4) + 1) if patches % merge == 0)
+    return f"--model.tiny.image_size={size} --model.tiny.merge={merge}"

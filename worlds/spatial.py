@@ -22,6 +22,7 @@ from worlds.spatial_questions import KINDS, Category, Draft, Draw, shown
 from worlds.spatial_scenes import Scene, Visibility, draw_scene, look
 
 LETTERS = "ABCD"
+IMAGES = "other_all_image"  # the folder of images, as MindCube names it
 PER_SCENE = 6  # questions about one scene, at most
 AHEAD = 1  # questions that one kind may be ahead of another
 DRAWS = 12  # tries to ask a kind of question about a scene
@@ -111,7 +112,7 @@ class Question:
 def image_path(scene: Scene, view: int) -> str:
     """Where the image of a view is kept, as in MindCube's folders."""
     arrangement = scene.arrangement
-    return f"other_all_image/{arrangement.setting}/{scene.key}/{arrangement.views[view].side}.png"
+    return f"{IMAGES}/{arrangement.setting}/{scene.key}/{arrangement.views[view].side}.png"
 
 
 def augmented_map(question: Question) -> str:

@@ -104,8 +104,9 @@ def compare(
 
 def machine() -> str:
     """The processor, how many cores there are, and on how many this process may compute."""
-    threads = os.environ.get("OMP_NUM_THREADS")
-    return f"{_processor()}, {os.cpu_count()} cores, {f'{threads} used' if threads else 'all used'}"
+    cores, threads = os.cpu_count(), os.environ.get("OMP_NUM_THREADS")
+    used = int(threads) if threads else len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else cores
+    return f"{_processor()}, {cores} cores, {'all' if used == cores else used} used"
 
 
 def _processor() -> str:

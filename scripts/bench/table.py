@@ -23,7 +23,7 @@ import matplotlib.pyplot as plt
 from matplotlib.axes import Axes
 
 COLUMNS = ("what", "peer", "ours", "theirs", "ratio", "spread", "target", "share of the bound")
-BRIEFLY = ("what", "compared with", "comparisons", "times as fast", "asked for", "reached", "share of the bound")
+BRIEFLY = ("what", "compared with", "comparisons", "times as fast", "target", "reached", "share of the bound")
 
 #: Which benchmarks are summed up, as they are named in ``all.sh``, and what they measure.
 SUBJECTS = {

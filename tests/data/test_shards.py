@@ -31,6 +31,7 @@ from vagen.data.shards import (
     seal,
     write_shards,
 )
+from vagen.files import OutputError
 from worlds.core import WorldSpec
 
 WORLD = "frozenlake-4x4"
@@ -129,7 +130,9 @@ def test_no_trajectory_is_lost_where_shards_are_full(count, sizes, trajectories,
 
 
 def test_a_folder_is_replaced_whole(folder, trajectories):
-    write(folder, trajectories[WORLD][:2])
+    with pytest.raises(OutputError, match="add --overwrite"):
+        write(folder, trajectories[WORLD][:2])
+    write(folder, trajectories[WORLD][:2], overwrite=True)
     assert sorted(path.name for path in folder.iterdir()) == ["manifest.json", "shard-00000.tar"]
     assert read(folder) == trajectories[WORLD][:2]
 
@@ -141,7 +144,7 @@ def test_what_fails_while_writing_leaves_the_old(folder, trajectories):
 
     before = {path.name: path.read_bytes() for path in folder.iterdir()}
     with pytest.raises(KeyboardInterrupt):
-        write(folder, interrupted())
+        write(folder, interrupted(), overwrite=True)
     assert {path.name: path.read_bytes() for path in folder.iterdir()} == before
     assert os.listdir(folder.parent) == [folder.name], "something half-written is left"
     with pytest.raises(KeyboardInterrupt):

@@ -76,7 +76,8 @@ def add_spatial(verbs: Verbs) -> None:
     verb.add_argument("--prompts", type=Path, help="templates, YAML; default: those that come with the package")
     verb.add_argument("--size", type=positive, default=224, help="pixels per side of the images")
     verb.add_argument("--seed", type=natural, default=0, help="equal seeds write equal questions")
-    verb.add_argument("--output", type=Path, required=True, help="the folder to make; replaces an earlier one")
+    verb.add_argument("--output", type=Path, required=True, help="the folder to make")
+    verb.add_argument("--overwrite", action="store_true", help="replace a folder of questions")
 
 
 def _spatial(args: argparse.Namespace, _: list[str]) -> int:
@@ -93,7 +94,8 @@ def _spatial(args: argparse.Namespace, _: list[str]) -> int:
     from worlds.spatial_grid import SETTINGS
 
     amounts = Amounts(args.train, args.val, args.test)
-    print(write(args.output, renderer, args.settings or SETTINGS, amounts, wordings, args.seed, args.size))
+    settings = args.settings or SETTINGS
+    print(write(args.output, renderer, settings, amounts, wordings, args.seed, args.size, overwrite=args.overwrite))
     return 0
 
 
@@ -152,6 +154,7 @@ def _add_export(kinds: Verbs) -> None:
     )
     verb.add_argument("--groups", type=positive, default=1000, help="windows to ask about; several samples each")
     verb.add_argument("--output", type=Path, required=True, help="the folder to make")
+    verb.add_argument("--overwrite", action="store_true", help="replace an earlier export")
 
 
 def _data_export(args: argparse.Namespace, overrides: list[str]) -> int:
@@ -160,7 +163,7 @@ def _data_export(args: argparse.Namespace, overrides: list[str]) -> int:
     config = load(args.config, overrides)
     from vagen.conversations import export
 
-    print(export(config, args.output, args.groups, args.layout))
+    print(export(config, args.output, args.groups, args.layout, args.overwrite))
     return 0
 
 

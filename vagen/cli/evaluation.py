@@ -181,6 +181,7 @@ def _add_reorder(kinds: Verbs) -> None:
     verb.add_argument("--questions", type=Path, help="ask these, JSONL in ENACT's format, instead of our worlds")
     verb.add_argument("--images", type=Path, help="the folder that the questions' image paths start in")
     verb.add_argument("--write", type=Path, metavar="FOLDER", help="write questions and images here, and ask nobody")
+    verb.add_argument("--overwrite", action="store_true", help="replace a folder of questions")
     verb.add_argument("--max-new-tokens", type=positive, default=64, help="where answers are cut")
 
 
@@ -221,6 +222,8 @@ def _refuse_idle_options(args: argparse.Namespace) -> None:
             raise UsageError(f"{spelled(beside[0])} changes nothing beside {spelled(decisive)}: leave one of them out")
     if "images" in given and "questions" not in given:
         raise UsageError("--images is the folder of the images of --questions: give that too")
+    if "overwrite" in given and "write" not in given:
+        raise UsageError("--overwrite replaces the folder of --write: give that too")
 
 
 def _write_reorder(args: argparse.Namespace) -> int:
@@ -230,7 +233,7 @@ def _write_reorder(args: argparse.Namespace) -> int:
         raise UsageError("--write makes questions about --worlds: name some")
     cells = draw_cells(args.worlds, args.lengths, args.n, args.seed, args.split)
     items = [item for _, items in cells for item in items]
-    print(write_questions(items, args.write))
+    print(write_questions(items, args.write, args.overwrite))
     return 0
 
 

@@ -62,7 +62,8 @@ def _score_mindcube(args: argparse.Namespace, _: list[str]) -> int:
 def add_export(verbs: Verbs) -> None:
     verb = add_verb(verbs, "export", _export, "make a plain Hugging Face folder of a run or model")
     verb.add_argument("source", type=Path, metavar="SOURCE", help="a run or a model folder")
-    verb.add_argument("--output", type=Path, required=True, help="the folder to make; an earlier export is replaced")
+    verb.add_argument("--output", type=Path, required=True, help="the folder to make")
+    verb.add_argument("--overwrite", action="store_true", help="replace a model in the output, whole")
     verb.add_argument("--card", type=Path, help="a report card for the model card")
     verb.add_argument("--push-to-hub", metavar="REPO", help="also publish it: NAME or OWNER/NAME")
     verb.add_argument("--private", action="store_true", help="publish so that only you can see it")
@@ -74,7 +75,7 @@ def add_export(verbs: Verbs) -> None:
 def _export(args: argparse.Namespace, _: list[str]) -> int:
     from vagen.export import export
 
-    folder = export(args.source, args.output, args.card, args.adapter_only)
+    folder = export(args.source, args.output, args.card, args.adapter_only, args.overwrite)
     if args.push_to_hub is not None:
         from vagen.hub import push
 

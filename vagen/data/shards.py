@@ -104,16 +104,18 @@ def write_shards(
     seed: int,
     behaviour: str,
     size: int,
+    overwrite: bool = False,
     describe: Callable[[Manifest], Mapping[str, str]] = lambda _: {},
 ) -> Manifest:
     """Write trajectories, ``size`` to a shard, and their manifest; the folder appears whole or not at all.
 
     Args:
+        overwrite: replace a folder of shards.
         describe: makes further text files of the manifest, by name, such as a dataset card.
     """
     layouts: set[str] = set()
     shards: list[Shard] = []
-    with atomic_folder(folder, MANIFEST) as temporary:
+    with atomic_folder(folder, MANIFEST, overwrite) as temporary:
         for number, batch in enumerate(_batches(trajectories, size)):
             path = temporary / f"shard-{number:05d}.tar"
             _write_tar(path, batch, first=number * size)

@@ -219,13 +219,16 @@ def shown(item: Item) -> list[Picture]:
     return [Picture.of(frame) for frame in item.sample.world.render_states(item.sample.images)]
 
 
-def write_questions(items: Sequence[Item], folder: Path) -> Path:
+def write_questions(items: Sequence[Item], folder: Path, overwrite: bool = False) -> Path:
     """Questions and images as a folder of ENACT's format; returns the file of questions.
 
+    Args:
+        overwrite: replace a folder of questions.
+
     Raises:
-        OutputError: the folder cannot be written, or holds something else.
+        OutputError: the folder cannot be written to, or is taken.
     """
-    with atomic_folder(folder, QUESTIONS) as temporary:
+    with atomic_folder(folder, QUESTIONS, overwrite) as temporary:
         for item in items:
             for name, picture in zip(item.row.images, shown(item), strict=True):
                 path = temporary / name

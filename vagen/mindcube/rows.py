@@ -49,6 +49,7 @@ class Response:
         id: names the question and thereby its setting.
         question: its text with its options.
         truth: the right letter; rows without one are not scored.
+        answered: whether it has a field of answers at all, be it empty.
         answer: the text that the official *basic* mode reads.
         map_answer: the text that the official *cogmap* mode reads.
         map_field: the field that ``map_answer`` is from.
@@ -62,6 +63,7 @@ class Response:
     id: Any
     question: Any
     truth: Any
+    answered: bool
     answer: Any
     map_answer: Any
     map_field: str
@@ -169,6 +171,7 @@ def response_of(path: Path, number: int, row: dict[str, Any]) -> Response:
         id=get("id", ""),
         question=get("question", ""),
         truth=get("gt_answer"),
+        answered=any(name in row for name in MAP_ANSWERS),
         answer=get("cogmap_gen_answer", get("answer", "")),
         map_answer=get(field, ""),
         map_field=field,

@@ -51,6 +51,7 @@ def collect(config: Collect, output: Path, seed: int, overwrite: bool = False) -
             seed=seed,
             behaviour=agent.name,
             size=config.shard_size,
+            overwrite=overwrite,
             describe=lambda manifest: {CARD: dataset_card(manifest, config.license)},
         )
     return manifests

@@ -193,6 +193,30 @@ def test_bad_lines_are_named(mode, score, tmp_path, row):
     assert sorted(file.name for file in tmp_path.iterdir()) == ["bad.jsonl"], "half a result is left"
 
 
+@pytest.mark.parametrize("mode", MODES)
+def test_questions_in_the_place_of_responses_are_refused(mode, score, row, tmp_path):
+    question = row()
+    del question["answer"]
+    code, result, error = score([question, question], mode, "--per-item", tmp_path / "items.jsonl")
+    assert (code, result) == (2, None)
+    assert "responses.jsonl: no line has an answer" in error
+    assert not (tmp_path / "items.jsonl").exists()
+    code, result, _ = score([question, row("")], mode)
+    assert code == 0, "an empty answer is one, and wrong"
+
+
+def test_the_summary_says_what_its_columns_are(score, row, true_map):
+    _, _, summary = score([row(f"{json.dumps(true_map)} A. Yes"), row("B. No", id="translation_1")], "strict")
+    assert "maps, isomorphic: agreement with the true map" in summary
+    assert "overall, kinds: without translation" in summary
+    _, result, summary = score([row("A. Yes"), row("nothing")], "strict")
+    assert "no answer has a map" in summary
+    overall = summary.splitlines()[1].split()
+    assert overall[:3] == ["overall", "2", "0.500"]
+    assert overall[-4:] == ["–"] * 4, "figures of maps where no map was asked for"
+    assert result["rows"][0]["maps"] is not None, "the file keeps them"
+
+
 def test_an_unreadable_true_map_is_named(score, row):
     rows = [row(), row(grounded_cogmap='{"a":' * 100_000 + "}" * 100_000)]
     assert score(rows, "official-basic")[0] == 0, "nobody asks for maps"

@@ -208,10 +208,11 @@ def _need_images(files: Sequence[Sequence[Path]], folder: Path) -> None:
     wanted = dict.fromkeys(path for paths in files for path in paths)
     missing = [path for path in wanted if not path.is_file()]
     if missing:
-        names = ", ".join(path.relative_to(folder).as_posix() for path in missing)
+        names = ", ".join(path.relative_to(folder).as_posix() for path in missing[:3])
+        names += " …" if len(missing) > 3 else ""
         raise MindCubeError(
             f"{len(missing)} of {len(wanted)} images are missing below {folder}: {names}; "
-            "see data/cards/mindcube.md for how to fetch them"
+            "--images is the folder that their paths start in (MindCube's are fetched as data/cards/mindcube.md says)"
         )
 
 

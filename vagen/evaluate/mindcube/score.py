@@ -17,7 +17,7 @@ from vagen.evaluate.mindcube.floor import random_scores
 from vagen.evaluate.mindcube.official import Tally, item_row
 from vagen.evaluate.mindcube.strict import Judged, judge, strict_result
 from vagen.files import atomic_path, check_file, write_text_atomically
-from vagen.mindcube.rows import OUT_OF_OVERALL, MindCubeError, read_responses, read_rows
+from vagen.mindcube.rows import OUT_OF_OVERALL, MindCubeError, Response, read_responses, read_rows
 from vagen.mindcube.similarity import compare
 
 Mode = Literal["official-basic", "official-cogmap", "strict"]
@@ -39,7 +39,7 @@ def score_file(
         training: a file of questions with right answers, for the blind rules to be fitted on.
 
     Raises:
-        MindCubeError: a file cannot be read; the message names the line.
+        MindCubeError: a file cannot be read, in which case the message names the line, or no line has an answer.
         OutputError: a place cannot be written to.
     """
     inputs = [path.resolve() for path in (responses, training) if path is not None]
@@ -55,6 +55,16 @@ def score_file(
             result, summary = _official(responses, mode == "official-cogmap", write, blind)
     write_text_atomically(out, json.dumps(result, indent=2) + "\n")
     return "\n".join(summary)
+
+
+def _answers(path: Path) -> Iterator[Response]:
+    """The rows of a file of responses; refuses one of questions."""
+    answered = False
+    for response in read_responses(path):
+        answered = answered or response.answered
+        yield response
+    if not answered:
+        raise MindCubeError(f"{path}: no line has an answer; give the responses that `vagen eval mindcube` writes")
 
 
 def read_training(path: Path) -> list[Exam]:
@@ -75,7 +85,7 @@ def _official(
 ) -> tuple[dict[str, Any], Iterator[str]]:
     tally = Tally(with_maps)
     exams: list[Exam] = []
-    for response in read_responses(responses):
+    for response in _answers(responses):
         tally.add(response)
         if write is not None:
             write(item_row(response))
@@ -89,7 +99,7 @@ def _strict(responses: Path, write: Writer | None, blind: Blind) -> tuple[dict[s
     rows: list[Judged] = []
     exams: list[Exam] = []
     skipped = 0
-    for response in read_responses(responses):
+    for response in _answers(responses):
         if not response.truth:
             skipped += 1
             continue
@@ -135,17 +145,18 @@ def _official_maps(figures: dict[str, Any], tally: Tally) -> Iterator[str]:
 def _strict_summary(result: dict[str, Any]) -> Iterator[str]:
     heads = ("chance", "letter", "text")
     yield (
-        f"{'':<22}{'n':>6}{'accuracy':>10}{'95 % interval':>18}"
+        f"{'':<22}{'n':>6}{'answered':>10}{'accuracy':>10}{'95 % interval':>18}"
         + "".join(f"{head:>9}" for head in heads)
         + f"{'skill':>8}{'maps':>8}{'random':>8}{'isomorphic':>12}{'random':>8}"
     )
-    for row in result["rows"]:
-        if not row["n"]:
-            continue
+    rows = [row for row in result["rows"] if row["n"]]
+    mapped = any(row["maps_read"] for row in rows)
+    for row in rows:
         name = row["name"] if row["by"] == "overall" else f"{row['by']} {row['name']}"
-        line = f"{name:<22}{row['n']:>6}{row['accuracy']:>10.3f}{row['ci_low']:>10.3f} – {row['ci_high']:.3f}"
+        line = f"{name:<22}{row['n']:>6}{row['answered']:>10.3f}"
+        line += f"{row['accuracy']:>10.3f}{row['ci_low']:>10.3f} – {row['ci_high']:.3f}"
         line += "".join(f"{row['blind'][head]:>9.3f}" for head in heads) + _cell(row["skill"], 8)
-        maps, chance = row["maps"] or {}, row["random_maps"] or {}
+        maps, chance = (row["maps"] or {}, row["random_maps"] or {}) if mapped else ({}, {})
         yield line + "".join(
             _cell(figures.get(key), width)
             for key, figures, width in (
@@ -155,6 +166,13 @@ def _strict_summary(result: dict[str, Any]) -> Iterator[str]:
                 ("isomorphic", chance, 8),
             )
         )
+    yield "answered: a letter can be read; chance, letter, text: blind rules; skill: of what the best of them leaves"
+    if mapped:
+        yield "maps, isomorphic: agreement with the true map, each with that of random maps beside it"
+    else:
+        yield "maps, isomorphic: no answer has a map that can be read"
+    if any(row["name"] == OUT_OF_OVERALL for row in rows):
+        yield f"overall, kinds: without {OUT_OF_OVERALL}, as the official evaluator counts"
 
 
 def _fitted(blind: Sequence[Baseline]) -> Iterator[str]:
