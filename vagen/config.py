@@ -692,9 +692,7 @@ class Config(Section):
 
 
 def load(path: str | Path | None, overrides: Sequence[str] = ()) -> Config:
-    """Read a configuration file and apply overrides such as ``train.steps=100``.
-
-    A file ``configs/NAME`` that is not there is the shipped one, wherever the package is installed.
+    """Read a configuration file, wherever it is :func:`located`, and apply overrides such as ``train.steps=100``.
 
     Raises:
         ConfigError: the file is missing or no YAML mapping, a key is unknown, or a value does not fit.
@@ -703,7 +701,7 @@ def load(path: str | Path | None, overrides: Sequence[str] = ()) -> Config:
     origin = "defaults"
     if path is not None:
         origin = str(path)
-        values = _read(_located(Path(path)))
+        values = _read(located(Path(path)))
     for override in overrides:
         _apply(values, override)
     try:
@@ -737,7 +735,8 @@ def _shipped(name: str) -> Path | None:
     return next((place for place in places if place.is_file()), None)
 
 
-def _located(path: Path) -> Path:
+def located(path: Path) -> Path:
+    """A file ``configs/NAME`` that is not there is the shipped one, wherever the package is installed."""
     return path if path.exists() or path.parent != Path("configs") else _shipped(path.name) or path
 
 

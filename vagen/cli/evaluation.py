@@ -249,7 +249,9 @@ def _add_mindcube(kinds: Verbs) -> None:
         metavar="TASK",
         help=f"what is shown and asked: {', '.join(MINDCUBE_TASKS)}",
     )
-    verb.add_argument("--prompts", type=Path, help="templates, YAML; default: those that come with the package")
+    verb.add_argument(
+        "--prompts", type=Path, default=Path("configs/mindcube.yaml"), help="templates, YAML; default: %(default)s"
+    )
     verb.add_argument(
         "--shuffle-images",
         action="store_true",
@@ -267,12 +269,12 @@ def _add_mindcube(kinds: Verbs) -> None:
 
 
 def _eval_mindcube(args: argparse.Namespace, _: list[str]) -> int:
-    from vagen.config import shipped
+    from vagen.config import located
     from vagen.files import check_file
     from vagen.mindcube.prompts import read_wording
 
     check_file(args.out)
-    wording = read_wording(args.prompts or shipped("mindcube.yaml"), args.task)
+    wording = read_wording(located(args.prompts), args.task)
     from vagen.evaluate.mindcube.ask import ask, choosing, prepare, shuffled
 
     inquiry = prepare(args.questions, args.images, wording)

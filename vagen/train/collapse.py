@@ -12,6 +12,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
+from vagen.data.examples import spread
 from vagen.policy.chat import Chat, Encoded, Picture, Prompt
 from vagen.policy.generate import score_encoded
 from vagen.rl.diagnostics import bootstrap_interval, information, mutual_information, permutation_null
@@ -26,7 +27,7 @@ def measure_collapse(chat: Chat, turns: Sequence[Turn], most: int) -> dict[str, 
 
     Of responses without a reasoning, the whole response counts as it.
     """
-    chosen = _spread(turns, most)
+    chosen = spread(turns, most)
     if len(chosen) < 2:
         return {}
     reasonings = [reasoning(chat, turn) for turn in chosen]
@@ -59,12 +60,6 @@ def reasoning(chat: Chat, turn: Turn) -> NDArray[np.int64]:
             before = chat.tokenizer.decode(turn.response[:end].tolist()).replace("<", "").strip()
             return turn.response[:end] if before else turn.response
     return turn.response
-
-
-def _spread(turns: Sequence[Turn], most: int) -> list[Turn]:
-    """Turns from all over the list."""
-    places = np.unique(np.linspace(0, len(turns) - 1, min(most, len(turns))).astype(int)) if turns else []
-    return [turns[int(place)] for place in places]
 
 
 def _scores(

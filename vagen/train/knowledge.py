@@ -9,12 +9,12 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-import numpy as np
 import torch
 
 from vagen.cloze.build import build
 from vagen.cloze.grammar import named
 from vagen.cloze.sample import Sample, simulator
+from vagen.data.examples import spread
 from vagen.mdp import Trajectory
 from vagen.policy.chat import Chat, Encoded, common_start
 from vagen.policy.constrain import Automaton, Constrainer
@@ -56,9 +56,9 @@ class Knowledge:
         ]
         if not asked:
             return {}
-        places = np.unique(np.linspace(0, len(asked) - 1, min(self._most, len(asked))).astype(int)).tolist()
-        samples = [_sample(self._chat, *asked[place]) for place in places]
-        contexts = [self._context(sample, asked[place][1]) for sample, place in zip(samples, places, strict=True)]
+        asked = spread(asked, self._most)
+        samples = [_sample(self._chat, episode, turn) for episode, turn in asked]
+        contexts = [self._context(sample, turn) for sample, (_, turn) in zip(samples, asked, strict=True)]
         scores = score_encoded(self._chat, contexts)
         total = sum(float(found[0] - found[1:].sum()) for found in scores)
         tokens = sum(len(row[0].answer) - sum(len(other.answer) for other in row[1:]) for row in contexts)
