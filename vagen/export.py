@@ -40,7 +40,7 @@ def export(
             the weights of their base model.
         output: the folder to make.
         card: a world-model report card to put into the model card; the one that an earlier export has, if it is of
-            these weights, where none is given. Dropping one is said on standard error.
+            these weights, where none is given and it is replaced. Dropping one is said on standard error.
         adapter_only: write the adapters alone, for ``peft`` to put on top of their base model; without a model card.
         overwrite: replace a model in ``output``, whole.
 
@@ -57,7 +57,7 @@ def export(
     if adapter_only:
         return _export_adapters(model, output, overwrite)
     _check_weights(model)
-    card = card or _earlier_card(output, model)
+    card = card or (_earlier_card(output, model) if overwrite else None)
     report = None if card is None else _read_card(card)
     if report is not None and report.weights not in (None, weights_digest(model)):
         raise ModelError(f"report card {card} is of other weights than {model}; evaluate this model first")
