@@ -1,7 +1,7 @@
 """How a run on questions about images learns: its checkpoints' accuracy, with the right images and with others.
 
     python scripts/spatial_curve.py outputs/spatial --questions data/spatial/val.jsonl --images data/spatial \
-        --prompts configs/spatial_prompts.yaml --task ff_rsn --choose --n 400 --out data/cards/spatial/curve.json
+        --prompts configs/spatial_prompts.yaml --task ff_rsn --choose --n 300 --out data/cards/spatial/curve.json
 
 Writes JSON, and a picture beside it (``.png``). Letters are read as ``vagen score mindcube`` reads them; the time is
 the processor time that the run's metrics recorded.
@@ -21,6 +21,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 from vagen.cloze.statistics import wilson
+from vagen.config import located
 from vagen.data.examples import spread
 from vagen.evaluate.mindcube.answers import extract_letter
 from vagen.evaluate.mindcube.ask import Inquiry, answers, choosing, prepare, shuffled
@@ -68,7 +69,7 @@ def main() -> None:
     parser.add_argument("--out", type=Path, required=True)
     args = parser.parse_args()
     try:
-        inquiry = thinned(prepare(args.questions, args.images, read_wording(args.prompts, args.task)), args.n)
+        inquiry = thinned(prepare(args.questions, args.images, read_wording(located(args.prompts), args.task)), args.n)
         inquiry = choosing(inquiry) if args.choose else inquiry
         others = shuffled(inquiry)
     except MindCubeError as error:

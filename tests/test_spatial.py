@@ -250,12 +250,20 @@ def test_the_card_counts_and_other_folders_are_left_alone(folder, tmp_path):
     assert "| train | among | 40 |" in card
     assert "split: validation" in card
     (tmp_path / "thesis.tex").write_text("work")
-    with pytest.raises(OutputError, match=r"has no other_all_image"):
+    with pytest.raises(OutputError, match=r"has no README\.md"):
         write(tmp_path, BoxRenderer(), SETTINGS, Amounts(1, 0, 0), (), 0, 32)
     assert (tmp_path / "thesis.tex").read_text() == "work"
 
 
-@pytest.mark.parametrize("size", [8, 32, 96, 200, 224, 336])
+def test_a_folder_of_mindcube_itself_is_not_replaced(tmp_path):
+    (tmp_path / "other_all_image").mkdir()
+    (tmp_path / "README.md").write_text("# MindCube")
+    with pytest.raises(OutputError, match=r"README\.md is not one of `vagen spatial`"):
+        write(tmp_path, BoxRenderer(), SETTINGS, Amounts(1, 0, 0), (), 0, 32, overwrite=True)
+    assert (tmp_path / "README.md").read_text() == "# MindCube"
+
+
+@pytest.mark.parametrize("size", [8, 32, 88, 96, 136, 184, 200, 224, 336])
 def test_the_training_command_of_the_card_makes_a_model_that_sees_the_images(tmp_path, size):
     path = write(tmp_path / "data", BoxRenderer(), ["rotation"], Amounts(1, 0, 0), WORDINGS[:1], 0, size)
     command = re.search(r"vagen train (.*?)\nvagen", path.read_text().replace("\\\n", ""), re.DOTALL)
@@ -263,8 +271,11 @@ def test_the_training_command_of_the_card_makes_a_model_that_sees_the_images(tmp
     arguments = shlex.split(command.group(1))
     overrides = [word for word in arguments if word.startswith("--model.")]
     tiny = load(shipped("spatial.yaml"), overrides).model.tiny
-    assert tiny.image_size == size
-    assert tiny.image_size // (tiny.patch_size * tiny.merge) <= 7, "an image costs many tokens"
+    if "--model.path" in arguments:
+        assert size in (88, 136, 184), "a prime number of patches to a side"
+    else:
+        assert tiny.image_size == size
+        assert tiny.image_size // (tiny.patch_size * tiny.merge) <= 8, "an image costs many tokens"
 
 
 def test_the_card_names_a_model_of_ones_own_where_the_tiny_one_has_no_whole_patches(tmp_path):

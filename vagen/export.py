@@ -20,7 +20,7 @@ from safetensors import SafetensorError, safe_open
 import vagen
 from vagen.cloze.grammar import ClozeError, named
 from vagen.evaluate.worldmodel import draw_samples
-from vagen.files import atomic_folder, write_text_atomically
+from vagen.files import atomic_folder, check_folder, write_text_atomically
 from vagen.policy.adapters import ADAPTER, ADAPTER_CONFIG
 from vagen.policy.chat import conversation
 from vagen.policy.policy import ClozeFormat, ModelError, load, read_format, weights_digest
@@ -49,6 +49,7 @@ def export(
             no adapters to export alone.
         OutputError: the output cannot be written to, or is taken.
     """
+    check_folder(output, ADAPTER_CONFIG if adapter_only else "config.json", overwrite)
     if (source / ADAPTER_CONFIG).is_file() and not adapter_only:
         with TemporaryDirectory(dir=output.parent if output.parent.is_dir() else None) as merged:
             load(str(source)).save(Path(merged) / "model")

@@ -60,9 +60,8 @@ def atomic_path(path: Path) -> Iterator[Path]:
         temporary.unlink(missing_ok=True)
 
 
-@contextmanager
-def atomic_folder(path: Path, marker: str, overwrite: bool = False) -> Iterator[Path]:
-    """A temporary folder beside ``path`` that takes its place when the block ends without an error.
+def check_folder(path: Path, marker: str, overwrite: bool) -> Path:
+    """The absolute path of a folder that is free or may be replaced; to be called before long work, too.
 
     Args:
         marker: what a folder of this kind holds. One that holds something else is not replaced even where that is
@@ -70,7 +69,7 @@ def atomic_folder(path: Path, marker: str, overwrite: bool = False) -> Iterator[
         overwrite: replace a folder that is not empty.
 
     Raises:
-        OutputError: the place cannot be written to, or is taken.
+        OutputError: the place is taken.
     """
     path = path.resolve()
     if path.exists() and not (path.is_dir() and not any(path.iterdir())):
@@ -82,6 +81,20 @@ def atomic_folder(path: Path, marker: str, overwrite: bool = False) -> Iterator[
             raise OutputError(f"cannot write to {path}: it is taken; add --overwrite or choose another output")
     if path == Path.cwd() or path in Path.cwd().parents:
         raise OutputError(f"cannot write to {path}: it is the working folder or holds it; choose a folder below")
+    return path
+
+
+@contextmanager
+def atomic_folder(path: Path, marker: str, overwrite: bool = False) -> Iterator[Path]:
+    """A temporary folder beside ``path`` that takes its place when the block ends without an error.
+
+    Args:
+        marker, overwrite: see :func:`check_folder`.
+
+    Raises:
+        OutputError: the place cannot be written to, or is taken.
+    """
+    path = check_folder(path, marker, overwrite)
     ensure_folder(path.parent)
     temporary, old = (path.with_name(f".{path.name}.{os.getpid()}.{role}") for role in ("part", "old"))
     shutil.rmtree(temporary, ignore_errors=True)

@@ -15,7 +15,7 @@ from PIL import Image
 
 from vagen.config import Tiny
 from vagen.data.card import CARD
-from vagen.files import atomic_folder
+from vagen.files import OutputError, atomic_folder
 from vagen.mindcube.prompts import Wording
 from vagen.mindcube.targets import target
 from vagen.progress import Progress
@@ -25,6 +25,7 @@ from worlds.spatial import IMAGES, Question, image_path, questions
 from worlds.spatial_grid import Setting
 from worlds.spatial_scenes import Scene
 
+MOST_TOKENS = 8  # to a side of an image, for a tiny model that sees several
 NAMING = "naming"  # the task of examples that say what images show
 _HUB_SPLITS: Mapping[Split, str] = {"train": "train", "val": "validation", "test": "test"}
 
@@ -109,8 +110,11 @@ def write(
         WorldError: a setting is unknown, or the renderer shows nothing.
         OutputError: the place cannot be written to, or is taken.
     """
+    card = output / CARD
+    if card.is_file() and "`vagen spatial`" not in card.read_text(encoding="utf-8", errors="replace"):
+        raise OutputError(f"cannot write to {output}: its {CARD} is not one of `vagen spatial`; choose another output")
     counts: dict[tuple[Split, Setting], tuple[int, int]] = {}
-    with atomic_folder(output, IMAGES, overwrite) as temporary:
+    with atomic_folder(output, CARD, overwrite) as temporary:
         for split in _HUB_SPLITS:
             asked = []
             for setting in dict.fromkeys(settings):
@@ -126,7 +130,7 @@ def write(
             if split == "train" and rows and wordings:
                 _write_lines(temporary / f"{split}.{NAMING}.jsonl", naming(asked))
         (temporary / CARD).write_text(_card(counts, wordings, seed, size, license), encoding="utf-8")
-    return output / CARD
+    return card
 
 
 def example(row: Mapping[str, Any], wording: Wording) -> dict[str, Any]:
@@ -233,7 +237,7 @@ def _card(
 def _model_options(size: int) -> str:
     """What makes a model take images of this size: the tiny one, its patches merged to few, where they are whole."""
     patches, rest = divmod(size, Tiny().patch_size)
-    if rest or not patches:
-        return "--model.path MODEL"
     merge = max(merge for merge in range(1, max(1, patches // 4) + 1) if patches % merge == 0)
+    if rest or not 0 < patches // merge <= MOST_TOKENS:
+        return "--model.path MODEL"
     return f"--model.tiny.image_size={size} --model.tiny.merge={merge}"

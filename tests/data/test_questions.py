@@ -9,7 +9,7 @@ import pytest
 from PIL import Image
 
 from vagen.config import Clozes, Questions
-from vagen.data.examples import SOURCE, Example, read_examples, read_image
+from vagen.data.examples import SOURCE, Example, read_examples, read_image, spread
 from vagen.data.places import DataError
 from vagen.data.questions import QuestionStream, TrainingStream
 from vagen.data.stream import ClozeStream
@@ -25,6 +25,21 @@ def line(number: int, images: list[str], **fields) -> str:
         }
         | fields
     )
+
+
+@pytest.mark.parametrize(("total", "n"), [(0, 3), (1, 3), (5, 5), (5, 1), (6, 2), (7, 3), (800, 400), (801, 400)])
+def test_what_is_spread_is_in_order_from_end_to_end(total, n):
+    found = spread(range(total), n)
+    assert len(found) == min(n, total)
+    assert found == sorted(set(found))
+    assert not total or found[0] == 0
+    assert n < 2 or not total or found[-1] == total - 1
+    assert max(np.diff(found), default=0) - min(np.diff(found), default=0) <= 1, "not evenly"
+
+
+@pytest.mark.parametrize("turns", [6, 7])
+def test_turns_spread_over_equal_episodes_are_not_all_the_first(turns):
+    assert len({number % turns for number in spread(range(128 * turns), 16)}) > 1
 
 
 @pytest.fixture

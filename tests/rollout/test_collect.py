@@ -58,7 +58,7 @@ def test_collecting_again_replaces_what_was_there_only_when_asked_to(tmp_path):
     [folder] = collect(config, tmp_path, 0)
     before = {path.name: path.read_bytes() for path in folder.iterdir()}
     again = config.model_copy(update={"episodes": 2, "worlds": ("frozenlake-6x6", "frozenlake-4x4")})
-    with pytest.raises(OutputError, match=f"{folder} already holds shards: add --overwrite"):
+    with pytest.raises(OutputError, match=f"{folder}: it is taken; add --overwrite"):
         collect(again, tmp_path, 0)
     assert {path.name: path.read_bytes() for path in folder.iterdir()} == before
     assert not (tmp_path / "frozenlake-6x6").exists(), "a world was collected before the other was refused"

@@ -73,9 +73,7 @@ def add_spatial(verbs: Verbs) -> None:
         metavar="TASK",
         help=f"forms of prompts and outputs to train on: {', '.join(MINDCUBE_TASKS)}; default: all",
     )
-    verb.add_argument(
-        "--prompts", type=Path, default=Path("configs/mindcube.yaml"), help="templates, YAML; default: %(default)s"
-    )
+    verb.add_argument("--prompts", type=Path, help="templates, YAML; default: the shipped configs/mindcube.yaml")
     verb.add_argument("--size", type=positive, default=224, help="pixels per side of the images")
     verb.add_argument("--seed", type=natural, default=0, help="equal seeds write equal questions")
     verb.add_argument("--output", type=Path, required=True, help="the folder to make")
@@ -85,10 +83,11 @@ def add_spatial(verbs: Verbs) -> None:
 def _spatial(args: argparse.Namespace, _: list[str]) -> int:
     if not args.train + args.val + args.test:
         raise UsageError("--train, --val and --test are all 0: nothing is to be asked")
-    from vagen.config import located
+    from vagen.config import located, shipped
     from vagen.mindcube.prompts import TASKS, read_wording
 
-    wordings = [read_wording(located(args.prompts), task) for task in args.tasks or TASKS]
+    prompts = located(args.prompts) if args.prompts else shipped("mindcube.yaml")
+    wordings = [read_wording(prompts, task) for task in args.tasks or TASKS]
     from worlds.scene import SceneRenderer
 
     renderer = SceneRenderer()

@@ -227,10 +227,12 @@ def _refuse_idle_options(args: argparse.Namespace) -> None:
 
 
 def _write_reorder(args: argparse.Namespace) -> int:
-    from vagen.evaluate.reorder import draw_cells, write_questions
+    from vagen.evaluate.reorder import QUESTIONS, draw_cells, write_questions
+    from vagen.files import check_folder
 
     if not args.worlds:
         raise UsageError("--write makes questions about --worlds: name some")
+    check_folder(args.write, QUESTIONS, args.overwrite)
     cells = draw_cells(args.worlds, args.lengths, args.n, args.seed, args.split)
     items = [item for _, items in cells for item in items]
     print(write_questions(items, args.write, args.overwrite))
@@ -249,9 +251,7 @@ def _add_mindcube(kinds: Verbs) -> None:
         metavar="TASK",
         help=f"what is shown and asked: {', '.join(MINDCUBE_TASKS)}",
     )
-    verb.add_argument(
-        "--prompts", type=Path, default=Path("configs/mindcube.yaml"), help="templates, YAML; default: %(default)s"
-    )
+    verb.add_argument("--prompts", type=Path, help="templates, YAML; default: the shipped configs/mindcube.yaml")
     verb.add_argument(
         "--shuffle-images",
         action="store_true",
@@ -269,12 +269,12 @@ def _add_mindcube(kinds: Verbs) -> None:
 
 
 def _eval_mindcube(args: argparse.Namespace, _: list[str]) -> int:
-    from vagen.config import located
+    from vagen.config import located, shipped
     from vagen.files import check_file
     from vagen.mindcube.prompts import read_wording
 
     check_file(args.out)
-    wording = read_wording(located(args.prompts), args.task)
+    wording = read_wording(located(args.prompts) if args.prompts else shipped("mindcube.yaml"), args.task)
     from vagen.evaluate.mindcube.ask import ask, choosing, prepare, shuffled
 
     inquiry = prepare(args.questions, args.images, wording)

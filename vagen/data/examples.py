@@ -57,9 +57,12 @@ class Example:
 
 
 def spread(items: Sequence[T], n: int) -> list[T]:
-    """``n`` of some items, evenly from the first on; all of them where there are no more."""
-    total = len(items)
-    return [items[number * total // n] for number in range(n)] if n < total else list(items)
+    """``n`` of some items, evenly from the first to the last; all of them where there are no more.
+
+    In a list of equal parts, such as the turns of episodes, it is not the same place of each that is taken.
+    """
+    last = len(items) - 1
+    return [items[number * last // max(n - 1, 1)] for number in range(n)] if n <= last else list(items)
 
 
 def read_examples(path: Path, images: Path) -> list[Example]:

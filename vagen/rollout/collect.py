@@ -9,7 +9,7 @@ from vagen.cloze.sample import simulator
 from vagen.config import Collect
 from vagen.data.card import CARD, dataset_card
 from vagen.data.shards import MANIFEST, Manifest, write_shards
-from vagen.files import OutputError
+from vagen.files import check_folder
 from vagen.progress import tracked
 from vagen.rollout.agents import make_agent
 from vagen.rollout.episodes import play
@@ -30,13 +30,12 @@ def collect(config: Collect, output: Path, seed: int, overwrite: bool = False) -
     Returns the manifests by folder.
 
     Raises:
-        WorldError, OutputError: an unknown world, or shards that are there, before anything is collected.
+        WorldError, OutputError: an unknown world, or a folder that is taken, before anything is collected.
     """
     folders = {world: output / world / config.split for world in config.worlds}
     for world, folder in folders.items():
         simulator(world)
-        if not overwrite and (folder / MANIFEST).exists():
-            raise OutputError(f"{folder} already holds shards: add --overwrite, or choose another output")
+        check_folder(folder, MANIFEST, overwrite)
     agent = make_agent(config.behaviour, config.epsilon)
     manifests = {}
     for world, folder in folders.items():
