@@ -271,7 +271,7 @@ def test_the_training_command_of_the_card_makes_a_model_that_sees_the_images(tmp
     arguments = shlex.split(command.group(1))
     overrides = [word for word in arguments if word.startswith("--model.")]
     tiny = load(shipped("spatial.yaml"), overrides).model.tiny
-    if "--model.path" in arguments:
+    if "--model.path=MODEL" in arguments:
         assert size in (88, 136, 184), "a prime number of patches to a side"
     else:
         assert tiny.image_size == size
@@ -280,7 +280,7 @@ def test_the_training_command_of_the_card_makes_a_model_that_sees_the_images(tmp
 
 def test_the_card_names_a_model_of_ones_own_where_the_tiny_one_has_no_whole_patches(tmp_path):
     path = write(tmp_path / "data", BoxRenderer(), ["rotation"], Amounts(1, 0, 0), WORDINGS[:1], 0, 50)
-    assert "--model.path MODEL" in path.read_text()
+    assert "--model.path=MODEL" in path.read_text()
 
 
 def test_the_card_lists_only_files_that_are_there(folder, tmp_path):

@@ -239,5 +239,5 @@ def _model_options(size: int) -> str:
     patches, rest = divmod(size, Tiny().patch_size)
     merge = max(merge for merge in range(1, max(1, patches // 4) + 1) if patches % merge == 0)
     if rest or not 0 < patches // merge <= MOST_TOKENS:
-        return "--model.path MODEL"
+        return "--model.path=MODEL"
     return f"--model.tiny.image_size={size} --model.tiny.merge={merge}"
