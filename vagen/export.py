@@ -39,8 +39,8 @@ def export(
         source: a run (its newest checkpoint is taken), a model folder, or one with adapters, which are merged into
             the weights of their base model.
         output: the folder to make.
-        card: a world-model report card to put into the model card; the one that an earlier export has, if it is of
-            these weights, where none is given and it is replaced. Dropping one is said on standard error.
+        card: a world-model report card to put into the model card. Where none is given, that of the export that is
+            replaced is kept if it is of these weights, and dropped with a word on standard error if not.
         adapter_only: write the adapters alone, for ``peft`` to put on top of their base model; without a model card.
         overwrite: replace a model in ``output``, whole.
 

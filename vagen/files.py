@@ -64,7 +64,7 @@ def check_folder(path: Path, marker: str, overwrite: bool) -> Path:
     """The absolute path of a folder that is free or may be replaced; to be called before long work, too.
 
     Args:
-        marker: what a folder of this kind holds. One that holds something else is not replaced even where that is
+        marker: a file that every folder of this kind has. One without it is not replaced even where that is
             asked for: a mistyped output must not delete somebody's work.
         overwrite: replace a folder that is not empty.
 
@@ -73,7 +73,7 @@ def check_folder(path: Path, marker: str, overwrite: bool) -> Path:
     """
     path = path.resolve()
     if path.exists() and not (path.is_dir() and not any(path.iterdir())):
-        if not (path / marker).exists():
+        if not (path / marker).is_file():
             raise OutputError(
                 f"cannot write to {path}: it exists and has no {marker}; choose another output or remove it"
             )

@@ -104,8 +104,9 @@ def compare(
 
 def machine() -> str:
     """The processor, how many cores there are, and on how many this process may compute."""
-    cores, threads = os.cpu_count(), os.environ.get("OMP_NUM_THREADS")
-    used = int(threads) if threads else len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else cores
+    cores = os.cpu_count() or 1
+    allowed = len(os.sched_getaffinity(0)) if sys.platform == "linux" else cores
+    used = int(os.environ.get("OMP_NUM_THREADS") or allowed)
     return f"{_processor()}, {cores} cores, {'all' if used == cores else used} used"
 
 

@@ -86,7 +86,7 @@ def _spatial(args: argparse.Namespace, _: list[str]) -> int:
     from vagen.config import located, shipped
     from vagen.mindcube.prompts import TASKS, read_wording
 
-    prompts = located(args.prompts) if args.prompts else shipped("mindcube.yaml")
+    prompts = located(args.prompts or shipped("mindcube.yaml"))
     wordings = [read_wording(prompts, task) for task in args.tasks or TASKS]
     from worlds.scene import SceneRenderer
 

@@ -274,7 +274,7 @@ def _eval_mindcube(args: argparse.Namespace, _: list[str]) -> int:
     from vagen.mindcube.prompts import read_wording
 
     check_file(args.out)
-    wording = read_wording(located(args.prompts) if args.prompts else shipped("mindcube.yaml"), args.task)
+    wording = read_wording(located(args.prompts or shipped("mindcube.yaml")), args.task)
     from vagen.evaluate.mindcube.ask import ask, choosing, prepare, shuffled
 
     inquiry = prepare(args.questions, args.images, wording)
